@@ -1,1 +1,20 @@
-//! placeholder
+//! One node's disk: segments, logs, the shared redo journal, recovery and retention.
+//!
+//! What is promised: an entry whose completion was called with `Ok` is on stable storage; published
+//! bytes never change; a torn tail is cut, rot is reported and never cut away, a foreign directory
+//! is refused; a failed write or sync is never retried and closes the store.
+//! What this crate must never know: Raft, gRPC, tokio, topics, consumers. It knows logs by number.
+
+pub mod error;
+pub mod entry;
+pub mod disk;
+pub mod log;
+pub mod read;
+pub mod store;
+pub mod retention;
+
+pub use entry::{Done, Entry, EntryId, Kind, NewEntry, RaftId, stored_len};
+pub use error::{Error, ReadError};
+pub use log::{Checkpoint, Damage, Log, SegmentFacts};
+pub use read::{BlockingRead, ReadPlan};
+pub use store::{Store, StoreOptions, StoreStats};
