@@ -9,7 +9,7 @@
 //! | 0    | none   | as it is                                   |                 |
 //! | 1    | gzip   | one member                                 | several members |
 //! | 2    | snappy | snappy-java framing, blocks of 32 KiB      | one raw block   |
-//! | 3    | lz4    | LZ4 frame, independent blocks of 64 KiB    | any LZ4 frame   |
+//! | 3    | lz4    | LZ4 frame, independent blocks of 64 KiB    | larger blocks   |
 //! | 4    | zstd   | one frame, level 3                         | several frames  |
 //!
 //! The snappy-java framing: 8 bytes of magic, version and lowest compatible version as i32, then
@@ -23,6 +23,8 @@ const SNAPPY_JAVA_MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0]
 const SNAPPY_JAVA_HEADER: [u8; 16] = [
     0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1,
 ];
+const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
+const LZ4_INDEPENDENT: u8 = 0x20;
 const SNAPPY_BLOCK_BYTES: usize = 32 * 1024;
 const ZSTD_LEVEL: i32 = 3;
 /// Every zstd decoder should support windows of 8 MiB (RFC 8878); streaming encoders ask for a
@@ -119,7 +121,7 @@ impl Compression {
             Self::None => Ok(data.to_vec()),
             Self::Gzip => self.drain(flate2::bufread::MultiGzDecoder::new(data), max_output),
             Self::Snappy => self.unsnappy(data, max_output),
-            Self::Lz4 => self.drain(lz4_flex::frame::FrameDecoder::new(data), max_output),
+            Self::Lz4 => self.unlz4(data, max_output),
             Self::Zstd => self.unzstd(data, max_output),
         }
     }
@@ -153,6 +155,27 @@ impl Compression {
             .window_log_max(window.clamp(*ZSTD_WINDOW_LOG.start(), *ZSTD_WINDOW_LOG.end()))
             .map_err(|error| self.malformed(error))?;
         self.drain(decoder, limit)
+    }
+
+    /// Reads one frame of independent blocks, from its magic to its end mark. Kafka's Java client
+    /// reads no other, so nothing else may come to rest.
+    fn unlz4(self, data: &[u8], limit: usize) -> Result<Vec<u8>, CompressionError> {
+        let independent = data
+            .get(4)
+            .is_some_and(|flags| flags & LZ4_INDEPENDENT != 0);
+        if !data.starts_with(&LZ4_MAGIC) || !independent {
+            return Err(self.malformed("not a frame of independent blocks"));
+        }
+        // The decoder takes the end of its input for the end of the frame. A frame that has its
+        // end mark leaves the bytes behind it alone.
+        let sentinel = [0xff; 4];
+        let mut decoder = lz4_flex::frame::FrameDecoder::new(data.chain(&sentinel[..]));
+        let output = self.drain(&mut decoder, limit)?;
+        let (rest, untouched) = decoder.get_ref().get_ref();
+        if !rest.is_empty() || untouched.len() != sentinel.len() {
+            return Err(self.malformed("the frame does not end where its bytes do"));
+        }
+        Ok(output)
     }
 
     fn unsnappy(self, data: &[u8], limit: usize) -> Result<Vec<u8>, CompressionError> {
@@ -257,3 +280,6 @@ impl std::str::FromStr for Compression {
             .ok_or_else(|| CompressionError::UnknownName(name.to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -537,7 +537,10 @@ struct Small {
 impl Small {
     #[inline]
     fn new() -> Self {
-        Self { bytes: [0; 48], length: 0 }
+        Self {
+            bytes: [0; 48],
+            length: 0,
+        }
     }
 
     #[inline]
