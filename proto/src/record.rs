@@ -217,14 +217,14 @@ struct Cursor<'a> {
 
 impl Cursor<'_> {
     /// Reads one record; tells the ranges of each header's name and value in order.
-    #[inline]
+    #[inline(always)]
     fn record(
         &mut self,
         mut on_header: impl FnMut(Range<usize>, Option<Range<usize>>),
     ) -> Result<RawRecord, &'static str> {
         let length = self.varint()?;
         let length = usize::try_from(length).map_err(|_| "the length is negative")?;
-        let end = self.position.saturating_add(length);
+        let end = self.position + length;
         if end > self.data.len() {
             return Err("the record is cut");
         }
@@ -255,34 +255,45 @@ impl Cursor<'_> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn byte(&mut self) -> Result<u8, &'static str> {
         let byte = *self.data.get(self.position).ok_or("a field is cut")?;
         self.position += 1;
         Ok(byte)
     }
 
-    #[inline]
+    #[inline(always)]
     fn varint(&mut self) -> Result<i32, &'static str> {
-        let raw = self.unsigned()?;
-        let raw = u32::try_from(raw).map_err(|_| "a number has more than 32 bits")?;
+        let raw = u32::try_from(self.unsigned()?).map_err(|_| "a number has more than 32 bits")?;
         Ok((raw >> 1).cast_signed() ^ -((raw & 1).cast_signed()))
     }
 
-    #[inline]
+    #[inline(always)]
     fn varlong(&mut self) -> Result<i64, &'static str> {
         let raw = self.unsigned()?;
         Ok((raw >> 1).cast_signed() ^ -((raw & 1).cast_signed()))
     }
 
-    #[inline]
+    /// Most numbers have one byte or two; only the longer ones are worth a call.
+    #[inline(always)]
     fn unsigned(&mut self) -> Result<u64, &'static str> {
         let first = self.byte()?;
         if first < 0x80 {
             return Ok(u64::from(first));
         }
-        let mut value = u64::from(first & 0x7f);
-        for shift in (7..64).step_by(7) {
+        let second = self.byte()?;
+        let value = u64::from(first & 0x7f) | u64::from(second & 0x7f) << 7;
+        if second < 0x80 {
+            Ok(value)
+        } else {
+            self.long_number(value)
+        }
+    }
+
+    /// The rest of a number whose first two bytes are known.
+    #[inline(never)]
+    fn long_number(&mut self, mut value: u64) -> Result<u64, &'static str> {
+        for shift in (14..64).step_by(7) {
             let byte = self.byte()?;
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
@@ -297,7 +308,7 @@ impl Cursor<'_> {
     }
 
     /// A byte string behind its length; −1 is null.
-    #[inline]
+    #[inline(always)]
     fn nullable(&mut self) -> Result<Option<Range<usize>>, &'static str> {
         let length = self.varint()?;
         if length < 0 {
@@ -308,7 +319,7 @@ impl Cursor<'_> {
             };
         }
         let start = self.position;
-        let end = start.saturating_add(length.unsigned_abs() as usize);
+        let end = start + length.unsigned_abs() as usize;
         if end > self.data.len() {
             return Err("a field is cut");
         }
@@ -424,11 +435,13 @@ impl BatchBuilder {
         }
     }
 
-    #[inline]
-    fn varint(&mut self, value: u64) {
-        let mut small = Small::new();
-        small.varint(value);
-        self.buffer.extend_from_slice(small.bytes());
+    #[inline(always)]
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.buffer.push(value.to_le_bytes()[0] | 0x80);
+            value >>= 7;
+        }
+        self.buffer.push(value.to_le_bytes()[0]);
     }
 
     /// Bytes encoded so far, header included, before compression.
@@ -535,7 +548,7 @@ struct Small {
 }
 
 impl Small {
-    #[inline]
+    #[inline(always)]
     fn new() -> Self {
         Self {
             bytes: [0; 48],
@@ -543,13 +556,13 @@ impl Small {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn byte(&mut self, byte: u8) {
         self.bytes[self.length] = byte;
         self.length += 1;
     }
 
-    #[inline]
+    #[inline(always)]
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.byte(value.to_le_bytes()[0] | 0x80);
@@ -558,7 +571,7 @@ impl Small {
         self.byte(value.to_le_bytes()[0]);
     }
 
-    #[inline]
+    #[inline(always)]
     fn bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
