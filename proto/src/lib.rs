@@ -22,7 +22,14 @@ pub mod partitioner;
 #[cfg(feature = "grpc")]
 mod aqueduct {
     pub mod v1 {
-        #![allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]
+        #![allow(
+            clippy::all,
+            clippy::allow_attributes_without_reason,
+            clippy::too_many_lines,
+            unreachable_pub,
+            missing_docs,
+            reason = "generated code"
+        )]
         tonic::include_proto!("aqueduct.v1");
         /// The compiled descriptors of every service, for reflection.
         pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
@@ -34,7 +41,14 @@ mod aqueduct {
 pub mod google {
     /// The standard error model.
     pub mod rpc {
-        #![allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]
+        #![allow(
+            clippy::all,
+            clippy::allow_attributes_without_reason,
+            clippy::too_many_lines,
+            unreachable_pub,
+            missing_docs,
+            reason = "generated code"
+        )]
         tonic::include_proto!("google.rpc");
     }
 }
