@@ -2,8 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use super::*;
-use crate::batch::Batch;
+use super::{
+    builder::{Small, varint_len, zigzag},
+    *,
+};
+use crate::{
+    batch::{Batch, HEADER_LEN},
+    compression::Compression,
+};
 use proptest::prelude::*;
 
 const LIMITS: Limits = Limits {
