@@ -231,7 +231,7 @@ pub(super) struct Small {
 
 impl Small {
     #[inline(always)]
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             bytes: [0; 48],
             length: 0,
