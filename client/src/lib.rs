@@ -1,1 +1,56 @@
-//! placeholder
+//! The Rust client of Aqueduct.
+//!
+//! What lives here: a [`Client`] for topics and single requests, a [`Producer`] that batches and
+//! pipelines, a [`Reader`] that streams. What it promises: an [`Ack`] means on stable storage;
+//! *failed* is told apart from *unknown* ([`Error::is_unknown`]); a producer sends again
+//! without doubling and without changing the order of a partition; broken connections are made
+//! again by themselves; everything that waits is bounded in bytes. No type of the transport is
+//! part of the interface. The broker's inside is never imported here.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), aqueduct_client::Error> {
+//! use aqueduct_client::{Client, From, Message};
+//! use futures::StreamExt as _;
+//!
+//! let client = Client::connect("127.0.0.1:7320").await?;
+//! let producer = client.producer("orders").build().await?;
+//! for n in 0..1000 {
+//!     producer.send(Message::new(format!("order {n}")).key("customer-7")).await?;
+//! }
+//! producer.flush().await?;
+//!
+//! let mut reader = client.reader("orders").from(From::Start).build().await?;
+//! while let Some(record) = reader.next().await {
+//!     let record = record?;
+//!     println!("{}/{}: {:?}", record.partition, record.offset, record.value);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod client;
+mod message;
+mod offsets;
+mod producer;
+mod reader;
+mod stats;
+mod topics;
+
+mod backoff;
+mod connection;
+mod error;
+mod stream;
+
+pub use aqueduct_proto::compression::Compression;
+
+pub use client::{Client, ClientBuilder};
+pub use connection::DEFAULT_SERVER;
+pub use error::{Detail, Error};
+pub use message::{Header, Message, Record};
+pub use offsets::{From, PartitionOffsets, Until};
+pub use producer::{Ack, Delivery, Producer, ProducerBuilder};
+pub use reader::{Event, RawBatches, Reader, ReaderBuilder};
+pub use stats::Stats;
+pub use topics::{
+    NewTopic, PartitionInfo, TimestampKind, Topic, TopicConfig, TopicUpdate, Trim, TrimmedPartition,
+};

@@ -1,0 +1,812 @@
+//! What is on its way, and with which sequence numbers: a pure state machine.
+//!
+//! Messages and answers and times go in; parcels to send and outcomes come out. It knows no
+//! socket, no task and no clock.
+//!
+//! Each partition has a *lane*. A lane's open batch is closed when it is full, or when it is its
+//! turn to be sent. Parcels leave in order; answers come in the order of the parcels.
+//!
+//! ```text
+//! add -> lane.open -> queue -> in_flight -> outcome
+//!                       ^         |  refused for now, stream lost, sequence gap behind a refusal
+//!                       '- lane.again + lane.waiting  (the lane is stalled until its last
+//!                                                      parcel in flight is answered)
+//! ```
+//!
+//! Sequences: a lane's parcels are numbered without a hole from `acked`, the count of messages
+//! that are known to be stored. A parcel that was certainly not stored leaves no hole, because
+//! those behind it are refused by the broker as a gap, come back, and are numbered anew. A
+//! parcel whose fate is unknown goes again under the number it had.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aqueduct_proto::{
+    batch::{BatchHeader, HEADER_LEN},
+    compression::Compression,
+    partitioner::Sticky,
+    record::BatchBuilder,
+    v1,
+};
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    Ack,
+    delivery::{Completion, Outcome},
+};
+use crate::{Error, Message};
+
+/// Half-filled batches of one partition in flight. When so many are, the next one fills until
+/// an answer comes: small messages are sent at once when little is going on, and in large
+/// batches when much is.
+const LANE_PIPELINE: u32 = 4;
+/// What a message costs beside its bytes: record framing, its share of bookkeeping.
+const MESSAGE_OVERHEAD: usize = 24;
+/// How soon to try again after a refusal that named no time.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// Sequences are counted modulo this (Kafka's 31 bits).
+const SEQUENCES: u64 = 1 << 31;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub batch_bytes: usize,
+    pub batch_messages: u32,
+    pub max_in_flight_bytes: usize,
+    pub linger: Duration,
+    pub compression: Compression,
+    /// The broker builds the batches and chooses the partitions.
+    pub plain: bool,
+    /// Skip what an earlier run of this named producer has stored.
+    pub resume: bool,
+}
+
+/// Who sends: producer id and epoch, as the broker gave them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub id: i64,
+    pub epoch: i16,
+}
+
+/// What a partition has of a named producer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stored {
+    pub count: u64,
+    pub last_offset: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Window {
+    settings: Settings,
+    identity: Option<Identity>,
+    lanes: Vec<Lane>,
+    /// Closed and not sent.
+    queue: VecDeque<Parcel>,
+    /// Sent and not answered, in the order of the requests of the present stream.
+    in_flight: VecDeque<Parcel>,
+    /// Lanes with an open batch that may be sent.
+    ready: VecDeque<u32>,
+    /// Stalled lanes with nothing in flight: they go on when their time has come.
+    parked: Vec<u32>,
+    bytes: usize,
+    sticky: Sticky,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    /// Messages known to be stored; the next sequence after them.
+    acked: u64,
+    /// Sequence of the next parcel to be sent.
+    next: u64,
+    /// Sequence that the next batch to be closed will probably have.
+    predicted: u64,
+    at_start: Stored,
+    /// Messages of this run that were compared with `at_start`.
+    replayed: u64,
+    in_flight: u32,
+    open: Option<Open>,
+    listed: bool,
+    stalled: bool,
+    parked: bool,
+    retry_at: Option<Instant>,
+    again: VecDeque<Parcel>,
+    waiting: VecDeque<Parcel>,
+    /// Size of the last batch, as a hint for the next one's buffer.
+    last_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Open {
+    contents: Contents,
+    completion: Arc<Completion>,
+    count: u32,
+    bytes: usize,
+    since: Instant,
+}
+
+#[derive(Debug)]
+enum Contents {
+    Batch(BatchBuilder),
+    Messages {
+        messages: Vec<v1::Message>,
+        dedup: bool,
+    },
+}
+
+/// A request: one batch or some messages, answered as one.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    lane: u32,
+    count: u32,
+    bytes: usize,
+    pub body: Body,
+    completion: Arc<Completion>,
+    created: Instant,
+    ordinal: u64,
+    attempts: u32,
+    /// It was sent, and no answer said that it was not stored.
+    unknown: bool,
+    /// Why it was refused last.
+    refused: Option<Error>,
+}
+
+#[derive(Debug)]
+pub(super) enum Body {
+    Batch {
+        partition: u32,
+        records: Bytes,
+    },
+    Messages {
+        request: v1::PublishStreamRequest,
+        dedup: bool,
+    },
+}
+
+/// What [`Window::add`] did.
+pub(super) struct Added {
+    pub completion: Arc<Completion>,
+    pub index: u32,
+    /// A batch was closed.
+    pub filled: bool,
+    /// There is something new to send.
+    pub wake: bool,
+}
+
+/// What is to be done next.
+pub(super) enum Next<'a> {
+    Send(&'a Parcel),
+    /// Nothing, before this time (if any) or the next event.
+    Wait(Option<Instant>),
+}
+
+/// What the broker said to the oldest request in flight.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Stored {
+        partition: u32,
+        base_offset: u64,
+        duplicate: bool,
+    },
+    Each(Vec<Result<Ack, Error>>),
+    Refused(Error),
+}
+
+/// What an answer means for the producer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    GoOn,
+    /// No request is open, or the answer does not fit it: the stream is of no use.
+    Confused(&'static str),
+    /// The broker's sequence is not ours: the producer needs a new identity.
+    LostCount,
+    /// Somebody else has the name.
+    Fenced,
+}
+
+/// Whether a message is stored already.
+pub(super) enum Resume {
+    Stored(Ack),
+    New,
+}
+
+impl Window {
+    pub(super) fn new(settings: Settings, partitions: u32, seed: u64) -> Self {
+        let mut window = Self {
+            settings,
+            identity: None,
+            lanes: Vec::new(),
+            queue: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            ready: VecDeque::new(),
+            parked: Vec::new(),
+            bytes: 0,
+            sticky: Sticky::new(partitions.max(1), seed),
+        };
+        window.set_partitions(partitions.max(1));
+        window
+    }
+
+    /// Takes note of partitions that were added; there are never fewer.
+    pub(super) fn set_partitions(&mut self, partitions: u32) {
+        while self.lanes.len() < partitions as usize {
+            self.lanes.push(Lane::default());
+        }
+        self.sticky.set_partitions(self.partitions());
+    }
+
+    /// Says who sends from now on, and what is stored of that producer. Nothing may be in
+    /// flight.
+    pub(super) fn set_identity(&mut self, identity: Option<Identity>, stored: &[(u32, Stored)]) {
+        assert!(
+            self.in_flight.is_empty(),
+            "the stream of the old identity is gone"
+        );
+        self.identity = identity;
+        for lane in &mut self.lanes {
+            (lane.acked, lane.next, lane.predicted) = (0, 0, 0);
+        }
+        for (partition, stored) in stored {
+            self.set_partitions(partition.saturating_add(1).min(1 << 20));
+            let Some(lane) = self.lanes.get_mut(*partition as usize) else {
+                continue;
+            };
+            (lane.acked, lane.next, lane.predicted) = (stored.count, stored.count, stored.count);
+            lane.at_start = *stored;
+        }
+    }
+
+    pub(super) fn has_identity(&self) -> bool {
+        self.settings.plain || self.identity.is_some()
+    }
+
+    pub(super) fn partitions(&self) -> u32 {
+        u32::try_from(self.lanes.len()).expect("lanes are counted by u32")
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Whether [`Window::next`] may have something, now or at some time.
+    pub(super) fn has_something_to_send(&self) -> bool {
+        !(self.queue.is_empty() && self.ready.is_empty() && self.parked.is_empty())
+    }
+
+    pub(super) fn has_room(&self, size: usize) -> bool {
+        self.bytes == 0 || self.bytes + size <= self.settings.max_in_flight_bytes
+    }
+
+    pub(super) fn stored_at_start(&self, partition: u32) -> u64 {
+        self.lanes
+            .get(partition as usize)
+            .map_or(0, |lane| lane.at_start.count)
+    }
+
+    /// The partition of a message without key. A resuming producer must choose the same one in
+    /// each run, so it goes by turns.
+    pub(super) fn keyless_partition(&mut self) -> u32 {
+        let current = self.sticky.current();
+        if self.settings.resume {
+            self.sticky.next_batch();
+        }
+        current
+    }
+
+    /// Counts a message of a resuming producer, and says whether an earlier run stored it.
+    pub(super) fn resume(&mut self, partition: u32) -> Resume {
+        let lane = &mut self.lanes[partition as usize];
+        if !self.settings.resume || lane.replayed >= lane.at_start.count {
+            return Resume::New;
+        }
+        let ordinal = lane.replayed;
+        lane.replayed += 1;
+        // If the producer's n messages lie in the first n offsets, then they are all there is,
+        // and each lies at its own number. Else others write here too.
+        let alone = lane.at_start.last_offset.checked_add(1) == Some(lane.at_start.count);
+        let offset = if alone { ordinal } else { Ack::UNKNOWN_OFFSET };
+        Resume::Stored(Ack {
+            partition,
+            offset,
+            duplicate: true,
+        })
+    }
+
+    /// Puts a message into the open batch of its lane.
+    pub(super) fn add(
+        &mut self,
+        partition: u32,
+        message: Message,
+        now_ms: i64,
+        now: Instant,
+    ) -> Added {
+        let place = if self.settings.plain { 0 } else { partition };
+        let as_message = self.settings.plain || message.dedup_id.is_some();
+        let bytes = message.size() + MESSAGE_OVERHEAD;
+        let mut filled = self.make_way(place, as_message, bytes);
+        let lane = &mut self.lanes[place as usize];
+        let hint = lane.last_bytes;
+        let open = lane.open.get_or_insert_with(|| {
+            Open::new(as_message, self.settings.compression, hint.max(bytes), now)
+        });
+        let index = open.push(message, (!self.settings.plain).then_some(partition), now_ms);
+        open.bytes += bytes;
+        self.bytes += bytes;
+        let completion = open.completion.clone();
+        if open.bytes >= self.settings.batch_bytes || open.count >= self.settings.batch_messages {
+            self.close(place);
+            filled = true;
+        }
+        let wake = self.list(place) || filled;
+        Added {
+            completion,
+            index,
+            filled,
+            wake,
+        }
+    }
+
+    /// Closes the lane's open batch if the next message does not go into it.
+    fn make_way(&mut self, lane: u32, as_message: bool, bytes: usize) -> bool {
+        let Some(open) = &self.lanes[lane as usize].open else {
+            return false;
+        };
+        let same = matches!(open.contents, Contents::Messages { .. }) == as_message;
+        let fits = open.bytes + bytes <= self.settings.batch_bytes;
+        if !(same && fits) {
+            self.close(lane);
+        }
+        !(same && fits)
+    }
+
+    /// Takes a batch that the caller encoded.
+    pub(super) fn add_encoded(
+        &mut self,
+        partition: u32,
+        records: Bytes,
+        now: Instant,
+    ) -> Result<Arc<Completion>, Error> {
+        let header =
+            BatchHeader::read(&records).map_err(|error| Error::invalid(error.to_string()))?;
+        if header.total_len() != records.len() || header.count <= 0 {
+            return Err(Error::invalid("not exactly one record batch"));
+        }
+        if partition >= self.partitions() {
+            let message = format!("partition {partition} of {}: not there", self.partitions());
+            return Err(Error::partition_not_found(message));
+        }
+        self.close(partition);
+        let completion = Arc::new(Completion::default());
+        let bytes = records.len();
+        self.bytes += bytes;
+        let count = header.count.unsigned_abs();
+        self.lanes[partition as usize].predicted += u64::from(count);
+        self.queue.push_back(Parcel {
+            lane: partition,
+            count,
+            bytes,
+            body: Body::Batch { partition, records },
+            completion: completion.clone(),
+            created: now,
+            ordinal: 0,
+            attempts: 0,
+            unknown: false,
+            refused: None,
+        });
+        Ok(completion)
+    }
+
+    /// Closes every open batch.
+    pub(super) fn close_open(&mut self) {
+        for lane in 0..self.partitions() {
+            self.close(lane);
+        }
+    }
+
+    fn close(&mut self, place: u32) {
+        let identity = self.identity.unwrap_or(Identity { id: -1, epoch: -1 });
+        let lane = &mut self.lanes[place as usize];
+        let Some(open) = lane.open.take() else { return };
+        if place == self.sticky.current() && !self.settings.resume {
+            self.sticky.next_batch();
+        }
+        lane.last_bytes = open.bytes.min(self.settings.batch_bytes);
+        let sequence = sequence_of(lane.predicted);
+        let body = match open.contents {
+            Contents::Messages { messages, dedup } => {
+                let messages = v1::PublishMessages {
+                    messages,
+                    ..Default::default()
+                };
+                let kind = v1::publish_stream_request::Kind::Messages(messages);
+                Ok(Body::Messages {
+                    request: v1::PublishStreamRequest { kind: Some(kind) },
+                    dedup,
+                })
+            }
+            Contents::Batch(mut builder) => {
+                lane.predicted += u64::from(open.count);
+                builder.set_producer(identity.id, identity.epoch, sequence);
+                let records = builder.finish();
+                records.map(|records| Body::Batch {
+                    partition: place,
+                    records,
+                })
+            }
+        };
+        match body {
+            Ok(body) => self.queue.push_back(Parcel {
+                lane: place,
+                count: open.count,
+                bytes: open.bytes,
+                body,
+                completion: open.completion,
+                created: open.since,
+                ordinal: 0,
+                attempts: 0,
+                unknown: false,
+                refused: None,
+            }),
+            Err(error) => {
+                self.bytes -= open.bytes;
+                open.completion
+                    .set(Outcome::Failed(Error::invalid(error.to_string())));
+            }
+        }
+    }
+
+    /// Puts a lane whose open batch may be sent on the list; true if it was put there now.
+    fn list(&mut self, place: u32) -> bool {
+        let lane = &mut self.lanes[place as usize];
+        let may = lane.open.is_some() && !lane.stalled && lane.in_flight < LANE_PIPELINE;
+        if !may || lane.listed {
+            return false;
+        }
+        lane.listed = true;
+        self.ready.push_back(place);
+        true
+    }
+
+    /// What to send next. The parcel counts as in flight from here on.
+    pub(super) fn next(&mut self, now: Instant) -> Next<'_> {
+        let due = self.release_due(now);
+        loop {
+            if let Some(parcel) = self.queue.pop_front() {
+                let lane = &mut self.lanes[parcel.lane as usize];
+                if lane.stalled {
+                    lane.waiting.push_back(parcel);
+                    continue;
+                }
+                self.stamp_and_fly(parcel);
+                return Next::Send(self.in_flight.back().expect("pushed just now"));
+            }
+            let Some(&place) = self.ready.front() else {
+                return Next::Wait(due);
+            };
+            let lane = &mut self.lanes[place as usize];
+            if let Some(open) = lane.open.as_ref().filter(|_| !lane.stalled) {
+                let at = open.since + self.settings.linger;
+                if at > now {
+                    return Next::Wait(Some(due.map_or(at, |due| due.min(at))));
+                }
+            }
+            lane.listed = false;
+            self.ready.pop_front();
+            if !lane.stalled {
+                self.close(place);
+            }
+        }
+    }
+
+    /// Lets lanes go on whose time has come; returns when the next one's will.
+    fn release_due(&mut self, now: Instant) -> Option<Instant> {
+        if self.parked.is_empty() {
+            return None;
+        }
+        let mut next = None;
+        for place in std::mem::take(&mut self.parked) {
+            let at = self.lanes[place as usize].retry_at.filter(|at| *at > now);
+            match at {
+                None => self.release(place),
+                Some(at) => {
+                    next = Some(next.map_or(at, |next: Instant| next.min(at)));
+                    self.parked.push(place);
+                }
+            }
+        }
+        next
+    }
+
+    fn release(&mut self, place: u32) {
+        let lane = &mut self.lanes[place as usize];
+        assert_eq!(
+            lane.in_flight, 0,
+            "a lane goes on when all of it is answered"
+        );
+        (lane.stalled, lane.parked, lane.retry_at) = (false, false, None);
+        lane.next = lane.acked;
+        for parcel in lane.waiting.drain(..).rev() {
+            self.queue.push_front(parcel);
+        }
+        for parcel in lane.again.drain(..).rev() {
+            self.queue.push_front(parcel);
+        }
+        self.list(place);
+    }
+
+    fn stamp_and_fly(&mut self, mut parcel: Parcel) {
+        let lane = &mut self.lanes[parcel.lane as usize];
+        parcel.ordinal = lane.next;
+        if let (Body::Batch { records, .. }, Some(identity)) = (&mut parcel.body, self.identity) {
+            let changed = stamp(records, identity, sequence_of(lane.next));
+            lane.next += u64::from(parcel.count);
+            if changed {
+                let later = self
+                    .queue
+                    .iter()
+                    .filter(|queued| queued.lane == parcel.lane);
+                let later: u64 = later.map(|queued| u64::from(queued.count)).sum();
+                lane.predicted = lane.next + later;
+            }
+        }
+        parcel.attempts += 1;
+        parcel.unknown = true;
+        lane.in_flight += 1;
+        self.in_flight.push_back(parcel);
+    }
+
+    /// Takes the broker's word on the oldest request in flight.
+    pub(super) fn answer(&mut self, answer: Answer, now: Instant) -> Verdict {
+        let Some(mut parcel) = self.in_flight.pop_front() else {
+            return Verdict::Confused("an answer without a request");
+        };
+        let place = parcel.lane;
+        let lane = &mut self.lanes[place as usize];
+        lane.in_flight -= 1;
+        let mut verdict = Verdict::GoOn;
+        match answer {
+            Answer::Stored {
+                partition,
+                base_offset,
+                duplicate,
+            } => {
+                lane.acked = parcel.ordinal + u64::from(parcel.count);
+                // Our own second attempt is not what a caller means by a duplicate.
+                let duplicate = duplicate && parcel.attempts == 1;
+                self.finish(
+                    &parcel,
+                    Outcome::Stored {
+                        partition,
+                        base_offset,
+                        duplicate,
+                    },
+                );
+            }
+            Answer::Each(results) => match all_to_retry(&results) {
+                Some(error) => self.refuse(parcel, error, now),
+                None => self.finish(&parcel, Outcome::Each(results)),
+            },
+            Answer::Refused(error) if matches!(error, Error::Fenced(_)) => {
+                verdict = Verdict::Fenced;
+                self.finish(&parcel, Outcome::Failed(error));
+            }
+            Answer::Refused(error) if error.is_sequence_gap() && !lane.stalled => {
+                verdict = Verdict::LostCount;
+                parcel.unknown = false;
+                lane.again.push_back(parcel);
+                lane.stalled = true;
+            }
+            Answer::Refused(error) => self.refuse(parcel, error, now),
+        }
+        self.settle(place);
+        verdict
+    }
+
+    fn refuse(&mut self, mut parcel: Parcel, error: Error, now: Instant) {
+        let lane = &mut self.lanes[parcel.lane as usize];
+        let delay = match &error {
+            // Only lanes that a refusal has stalled get here with a gap.
+            error if error.is_sequence_gap() => Some(Duration::ZERO),
+            Error::Exhausted { retry_after, .. } => *retry_after,
+            error if error.is_unknown() && parcel.resendable() => Some(RETRY_DELAY),
+            _ => None,
+        };
+        lane.stalled = true;
+        let Some(delay) = delay else {
+            self.finish(&parcel, Outcome::Failed(error));
+            return;
+        };
+        lane.retry_at = lane.retry_at.max(Some(now + delay));
+        parcel.unknown = error.is_unknown();
+        if !error.is_sequence_gap() {
+            parcel.refused = Some(error);
+        }
+        lane.again.push_back(parcel);
+    }
+
+    /// After an answer: parks the lane if it is stalled and drained, else lists it.
+    fn settle(&mut self, place: u32) {
+        let lane = &mut self.lanes[place as usize];
+        if lane.stalled && lane.in_flight == 0 && !lane.parked {
+            lane.parked = true;
+            self.parked.push(place);
+        }
+        self.list(place);
+    }
+
+    fn finish(&mut self, parcel: &Parcel, outcome: Outcome) {
+        self.bytes -= parcel.bytes;
+        parcel.completion.set(outcome);
+    }
+
+    /// The stream broke: what was in flight goes again, in the same order.
+    pub(super) fn lost(&mut self, why: &Error) {
+        while let Some(parcel) = self.in_flight.pop_front() {
+            let place = parcel.lane;
+            let lane = &mut self.lanes[place as usize];
+            lane.in_flight -= 1;
+            if parcel.resendable() {
+                lane.stalled = true;
+                lane.again.push_back(parcel);
+            } else {
+                let message = format!("the connection broke: {}", why.message());
+                self.finish(&parcel, Outcome::Failed(Error::unknown(message)));
+            }
+            self.settle(place);
+        }
+    }
+
+    /// True if something has been on its way since before `limit` ago.
+    pub(super) fn expired(&self, now: Instant, limit: Duration) -> bool {
+        let old = |created: Instant| now.saturating_duration_since(created) > limit;
+        let first = |queue: &VecDeque<Parcel>| queue.front().is_some_and(|it| old(it.created));
+        let in_lane = |lane: &Lane| {
+            let open = lane.open.as_ref().is_some_and(|open| old(open.since));
+            open || first(&lane.again) || first(&lane.waiting)
+        };
+        first(&self.in_flight) || first(&self.queue) || self.lanes.iter().any(in_lane)
+    }
+
+    /// Ends everything. What may be stored is unknown; what certainly is not fails with
+    /// `error`, or with the reason for which it was refused before.
+    pub(super) fn fail_all(&mut self, error: &Error) {
+        self.close_open();
+        let mut parcels: Vec<Parcel> = self.in_flight.drain(..).collect();
+        self.parked.clear();
+        self.ready.clear();
+        for lane in &mut self.lanes {
+            parcels.extend(lane.again.drain(..));
+            parcels.extend(lane.waiting.drain(..));
+            (lane.stalled, lane.parked, lane.listed) = (false, false, false);
+            (lane.in_flight, lane.retry_at) = (0, None);
+            lane.next = lane.acked;
+        }
+        parcels.extend(self.queue.drain(..));
+        for parcel in parcels {
+            let error = match (&parcel.refused, parcel.unknown) {
+                (_, true) => Error::unknown(error.message()),
+                (Some(refused), false) => refused.clone(),
+                (None, false) => error.clone(),
+            };
+            self.finish(&parcel, Outcome::Failed(error));
+        }
+        assert_eq!(self.bytes, 0, "every byte on its way is accounted for");
+    }
+
+    /// Forgets who we are; [`Window::set_identity`] must follow before anything is sent.
+    pub(super) fn forget_identity(&mut self) {
+        self.identity = None;
+    }
+
+    /// Everything that has no outcome yet.
+    pub(super) fn outstanding(&self) -> Vec<Arc<Completion>> {
+        let in_lanes = self
+            .lanes
+            .iter()
+            .flat_map(|lane| lane.again.iter().chain(&lane.waiting));
+        let parcels = self.in_flight.iter().chain(&self.queue).chain(in_lanes);
+        let open = self.lanes.iter().filter_map(|lane| lane.open.as_ref());
+        let open = open.map(|open| open.completion.clone());
+        parcels
+            .map(|parcel| parcel.completion.clone())
+            .chain(open)
+            .collect()
+    }
+}
+
+impl Open {
+    fn new(as_message: bool, compression: Compression, bytes: usize, now: Instant) -> Self {
+        let contents = if as_message {
+            Contents::Messages {
+                messages: Vec::new(),
+                dedup: true,
+            }
+        } else {
+            Contents::Batch(BatchBuilder::with_capacity(compression, bytes))
+        };
+        let completion = Arc::new(Completion::default());
+        Self {
+            contents,
+            completion,
+            count: 0,
+            bytes: 0,
+            since: now,
+        }
+    }
+
+    fn push(&mut self, message: Message, partition: Option<u32>, now_ms: i64) -> u32 {
+        let index = self.count;
+        self.count += 1;
+        match &mut self.contents {
+            Contents::Batch(builder) => {
+                let time = message.timestamp_ms.unwrap_or(now_ms);
+                let (key, value) = (message.key.as_deref(), message.value.as_deref());
+                builder.push(time, key, value, &message.headers);
+            }
+            Contents::Messages { messages, dedup } => {
+                *dedup &= message.dedup_id.is_some();
+                let mut message = message.into_proto();
+                message.partition = message.partition.or(partition);
+                messages.push(message);
+            }
+        }
+        index
+    }
+}
+
+impl Parcel {
+    /// Sending again cannot store anything twice.
+    fn resendable(&self) -> bool {
+        match &self.body {
+            Body::Batch { .. } => true,
+            Body::Messages { dedup, .. } => *dedup,
+        }
+    }
+}
+
+/// If nothing of a parcel was stored and all of it may go again: why.
+fn all_to_retry(results: &[Result<Ack, Error>]) -> Option<Error> {
+    let retry = |result: &Result<Ack, Error>| {
+        matches!(
+            result,
+            Err(Error::Exhausted {
+                retry_after: Some(_),
+                ..
+            })
+        )
+    };
+    let first = results.first().filter(|_| results.iter().all(retry))?;
+    first.as_ref().err().cloned()
+}
+
+fn sequence_of(ordinal: u64) -> i32 {
+    i32::try_from(ordinal % SEQUENCES).expect("less than 2^31")
+}
+
+/// Writes producer id, epoch and sequence into a batch if they are not there; true if so.
+fn stamp(records: &mut Bytes, identity: Identity, sequence: i32) -> bool {
+    let mut wanted = [0; 14];
+    wanted[..8].copy_from_slice(&identity.id.to_be_bytes());
+    wanted[8..10].copy_from_slice(&identity.epoch.to_be_bytes());
+    wanted[10..].copy_from_slice(&sequence.to_be_bytes());
+    if records.len() < HEADER_LEN || records[43..57] == wanted {
+        return false;
+    }
+    let bytes = std::mem::take(records);
+    let mut bytes = bytes
+        .try_into_mut()
+        .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    bytes[43..57].copy_from_slice(&wanted);
+    let crc = aqueduct_proto::crc::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    *records = bytes.freeze();
+    true
+}
+
+#[cfg(test)]
+mod tests;

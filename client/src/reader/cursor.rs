@@ -1,0 +1,224 @@
+//! Where reading is in each partition, and which records of a batch are wanted: pure.
+
+use std::collections::BTreeMap;
+
+use aqueduct_proto::{batch::Batch, v1};
+use bytes::Bytes;
+
+use super::RawBatches;
+use crate::{Error, From, Record, Until};
+
+/// Fewest bytes of an encoded record: bounds what a batch's count may reserve.
+const SMALLEST_RECORD: usize = 7;
+
+/// `next..until` of one partition is still to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cursor {
+    next: u64,
+    /// `None`: without end.
+    until: Option<u64>,
+    caught_up: bool,
+    done: bool,
+}
+
+impl Cursor {
+    fn end(&self) -> u64 {
+        self.until.unwrap_or(u64::MAX)
+    }
+}
+
+/// All partitions that are read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cursors {
+    /// `None` until the broker has said what will be read.
+    cursors: Option<BTreeMap<u32, Cursor>>,
+}
+
+impl Cursors {
+    /// Takes the ranges of the first call. Those of later calls are what was asked for.
+    pub(super) fn open(&mut self, ranges: &[v1::ReadRange]) {
+        let cursors = ranges.iter().map(|range| {
+            let done = range.until.is_some_and(|until| range.from >= until);
+            let cursor = Cursor {
+                next: range.from,
+                until: range.until,
+                caught_up: done,
+                done,
+            };
+            (range.partition, cursor)
+        });
+        if self.cursors.is_none() {
+            self.cursors = Some(cursors.collect());
+        }
+    }
+
+    /// Notes what the broker says; returns the next offset.
+    pub(super) fn caught_up(&mut self, caught_up: &v1::CaughtUp) -> u64 {
+        let cursor = self.cursor(caught_up.partition);
+        cursor.next = cursor.next.max(caught_up.next_offset);
+        cursor.caught_up = true;
+        cursor.done |= caught_up.done;
+        cursor.next
+    }
+
+    pub(super) fn all_caught_up(&self) -> bool {
+        let cursors = self.cursors.as_ref();
+        cursors.is_some_and(|cursors| cursors.values().all(|cursor| cursor.caught_up))
+    }
+
+    pub(super) fn all_done(&self) -> bool {
+        let cursors = self.cursors.as_ref();
+        cursors.is_some_and(|cursors| cursors.values().all(|cursor| cursor.done))
+    }
+
+    pub(super) fn positions(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
+        let cursors = self.cursors.iter().flatten();
+        cursors.map(|(partition, cursor)| (*partition, cursor.next))
+    }
+
+    /// True if this record is wanted; then the next one is wanted after it.
+    pub(super) fn pass(&mut self, partition: u32, offset: u64) -> bool {
+        let cursor = self.cursor(partition);
+        let wanted = offset >= cursor.next && offset < cursor.end();
+        if wanted {
+            cursor.next = offset + 1;
+            cursor.done = cursor.until == Some(cursor.next);
+        }
+        wanted
+    }
+
+    /// The wanted records of these batches, at most `left`.
+    pub(super) fn decode(
+        &mut self,
+        partition: u32,
+        batches: Vec<Bytes>,
+        left: u64,
+        max_decompressed: usize,
+    ) -> Result<Vec<Record>, Error> {
+        let cursor = self.cursor(partition);
+        let room = batches.iter().map(Bytes::len).sum::<usize>() / SMALLEST_RECORD;
+        let mut found: Vec<Record> = Vec::new();
+        let mut left = usize::try_from(left).unwrap_or(usize::MAX);
+        for bytes in batches {
+            let batch = check(partition, bytes)?;
+            let span = Span::of(&batch);
+            if span.last < cursor.next || left == 0 {
+                continue;
+            }
+            if span.first >= cursor.end() {
+                break;
+            }
+            let count = usize::try_from(batch.count()).unwrap_or(usize::MAX);
+            found.reserve(count.min(room).min(left));
+            let records = batch.records(max_decompressed);
+            for record in records.map_err(|error| damaged(partition, span.first, &error))? {
+                let record = record.map_err(|error| damaged(partition, span.first, &error))?;
+                if record.offset >= cursor.next && record.offset < cursor.end() && left > 0 {
+                    left -= 1;
+                    cursor.next = record.offset + 1;
+                    found.push(Record::from_stored(partition, record));
+                }
+            }
+            if left > 0 {
+                cursor.next = cursor.next.max((span.last + 1).min(cursor.end()));
+            }
+        }
+        cursor.caught_up = false;
+        cursor.done |= cursor.next >= cursor.end();
+        Ok(found)
+    }
+
+    /// The batches that hold wanted offsets, at most about `left` of them, unopened.
+    pub(super) fn select(
+        &mut self,
+        partition: u32,
+        batches: Vec<Bytes>,
+        left: u64,
+    ) -> Result<RawBatches, Error> {
+        let cursor = self.cursor(partition);
+        let from = cursor.next;
+        let end = cursor.end().min(from.saturating_add(left));
+        let mut selected = Vec::with_capacity(batches.len());
+        for bytes in batches {
+            let batch = check(partition, bytes)?;
+            let span = Span::of(&batch);
+            if span.last >= cursor.next && span.first < end {
+                cursor.next = (span.last + 1).min(end);
+                selected.push(batch.into_bytes());
+            }
+        }
+        cursor.caught_up = false;
+        cursor.done |= cursor.next >= cursor.end();
+        Ok(RawBatches {
+            partition,
+            batches: selected,
+            from,
+            until: cursor.next,
+        })
+    }
+
+    /// What to ask for after a failure.
+    pub(super) fn requests(&self, first: &v1::ReadRequest, left: u64) -> Vec<v1::ReadRequest> {
+        let max_messages = if left == u64::MAX { 0 } else { left };
+        let Some(cursors) = &self.cursors else {
+            return vec![v1::ReadRequest {
+                max_messages,
+                ..first.clone()
+            }];
+        };
+        let open = cursors.iter().filter(|(_, cursor)| !cursor.done);
+        let request = |(partition, cursor): (&u32, &Cursor)| v1::ReadRequest {
+            partitions: vec![*partition],
+            from: Some(From::Offset(cursor.next).into_proto()),
+            until: cursor.until.map(|until| Until::Offset(until).into_proto()),
+            max_messages,
+            ..first.clone()
+        };
+        open.map(request).collect()
+    }
+
+    /// A partition that was not announced is read from wherever it comes.
+    fn cursor(&mut self, partition: u32) -> &mut Cursor {
+        let cursors = self.cursors.get_or_insert_default();
+        let new = Cursor {
+            next: 0,
+            until: None,
+            caught_up: false,
+            done: false,
+        };
+        cursors.entry(partition).or_insert(new)
+    }
+}
+
+/// First and last offset of a batch.
+struct Span {
+    first: u64,
+    last: u64,
+}
+
+impl Span {
+    fn of(batch: &Batch) -> Self {
+        let first = u64::try_from(batch.header().base_offset).unwrap_or(0);
+        Self {
+            first,
+            last: first + u64::from(batch.count()).saturating_sub(1),
+        }
+    }
+}
+
+fn check(partition: u32, bytes: Bytes) -> Result<Batch, Error> {
+    Batch::check(bytes).map_err(|error| {
+        Error::data_loss(format!(
+            "a batch of partition {partition} arrived damaged: {error}"
+        ))
+    })
+}
+
+fn damaged(partition: u32, offset: u64, error: &dyn std::fmt::Display) -> Error {
+    Error::data_loss(format!(
+        "the batch at {partition}:{offset} cannot be read: {error}"
+    ))
+}
+
+#[cfg(test)]
+mod tests;
