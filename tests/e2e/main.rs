@@ -1,1 +1,19 @@
-//! Being written.
+//! End to end: the real binary, each feature once, as a user meets it.
+//!
+//! One module per feature. Every test has its own broker on its own directory and a free
+//! loopback port. Bad input has a module of its own (`refusals`): nothing a client sends
+//! may end the process, and every refusal is a clear error.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod access_log;
+mod cli;
+mod connections;
+mod disk_limit;
+mod fixture;
+mod log_tools;
+mod producers;
+mod publishing;
+mod reading;
+mod refusals;
+mod server;
+mod topics;

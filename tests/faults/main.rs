@@ -1,1 +1,11 @@
-//! Being written.
+//! Faults: the real binary killed, paused and given damaged files.
+//!
+//! One module per kind of fault. After every fault: nothing acknowledged is missing,
+//! doubled or out of order; what cannot be served is refused in words; and once the fault
+//! is over, everything works again.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod damage;
+mod kill_nine;
+mod pause;
+mod writers;

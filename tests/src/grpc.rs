@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use aqueduct_proto::v1::{
-    CreateTopicRequest, Message, Topic, ops_client::OpsClient, publisher_client::PublisherClient,
-    reader_client::ReaderClient, topics_client::TopicsClient,
+    CreateTopicRequest, Message, PublishResponse, Topic, ops_client::OpsClient,
+    publisher_client::PublisherClient, reader_client::ReaderClient, topics_client::TopicsClient,
 };
 use bytes::Bytes;
+use prost::Message as _;
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
@@ -82,26 +83,115 @@ pub fn message(partition: u32, value: impl Into<Bytes>) -> Message {
     }
 }
 
-/// Asserts that an answer is a refusal with this code and reason, and gives its metadata.
+/// The refusal of a call.
 ///
 /// # Panics
-/// If it is anything else.
+/// If it was not refused, or with another code or reason.
 #[track_caller]
-pub fn refused<T: std::fmt::Debug>(
-    answer: Result<T, Status>,
-    code: Code,
-    reason: &str,
-) -> std::collections::HashMap<String, String> {
-    let status = answer.expect_err("must be refused");
-    assert_eq!(status.code(), code, "{status:?}");
-    assert!(
-        !status.message().is_empty(),
-        "a refusal says why: {status:?}"
-    );
-    let details = status.get_error_details();
-    let info = details
-        .error_info()
-        .unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
-    assert_eq!(info.reason, reason, "{status:?}");
-    info.metadata.clone()
+pub fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, reason: &str) -> Refused {
+    let refusal = Refused::from_status(&answer.expect_err("must be refused"));
+    refusal.is(code, reason);
+    refusal
+}
+
+/// A refusal as a program sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The status code.
+    pub code: Code,
+    /// `ErrorInfo.reason`.
+    pub reason: String,
+    /// `ErrorInfo.metadata`.
+    pub facts: std::collections::HashMap<String, String>,
+}
+
+impl Refused {
+    /// From the status of a whole call.
+    ///
+    /// # Panics
+    /// If it says no reason.
+    #[must_use]
+    #[track_caller]
+    pub fn from_status(status: &Status) -> Refused {
+        assert!(
+            !status.message().is_empty(),
+            "a refusal says why: {status:?}"
+        );
+        let details = status.get_error_details();
+        let info = details
+            .error_info()
+            .unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
+        Refused {
+            code: status.code(),
+            reason: info.reason.clone(),
+            facts: info.metadata.clone(),
+        }
+    }
+
+    /// From the status beside one message or batch.
+    ///
+    /// # Panics
+    /// If it says no reason.
+    #[must_use]
+    #[track_caller]
+    pub fn from_result(error: &aqueduct_proto::google::rpc::Status) -> Refused {
+        assert!(!error.message.is_empty(), "a refusal says why: {error:?}");
+        let details = tonic_types::pb::Status::decode(&error.encode_to_vec()[..]).unwrap();
+        let info = details
+            .details
+            .iter()
+            .find(|any| any.type_url.ends_with("google.rpc.ErrorInfo"))
+            .map(|any| tonic_types::pb::ErrorInfo::decode(&any.value[..]).unwrap())
+            .unwrap_or_else(|| panic!("no ErrorInfo in {error:?}"));
+        Refused {
+            code: Code::from(error.code),
+            reason: info.reason,
+            facts: info.metadata,
+        }
+    }
+
+    /// The refusal of a publish, whether the whole call was refused or its first message.
+    ///
+    /// # Panics
+    /// If nothing was refused.
+    #[must_use]
+    #[track_caller]
+    pub fn of_publish(answer: Result<tonic::Response<PublishResponse>, Status>) -> Refused {
+        match answer {
+            Err(status) => Refused::from_status(&status),
+            Ok(answer) => {
+                let results = answer.into_inner().results;
+                let error = results.iter().find_map(|result| result.error.as_ref());
+                Refused::from_result(error.expect("something must be refused"))
+            }
+        }
+    }
+
+    /// Asserts code and reason.
+    ///
+    /// # Panics
+    /// If they differ.
+    #[track_caller]
+    pub fn is(&self, code: Code, reason: &str) -> &Refused {
+        assert_eq!(
+            (self.code, self.reason.as_str()),
+            (code, reason),
+            "{self:?}"
+        );
+        self
+    }
+
+    /// A fact that is a number.
+    ///
+    /// # Panics
+    /// If there is no such fact.
+    #[must_use]
+    #[track_caller]
+    pub fn number(&self, name: &str) -> i64 {
+        self.facts
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} in {self:?}"))
+            .parse()
+            .unwrap()
+    }
 }
