@@ -40,12 +40,17 @@ pub(crate) fn parse_address(text: &str) -> Result<String, Error> {
     }
     let uri = format!("http://{bare}").parse::<hyper::Uri>();
     let authority = uri.as_ref().ok().and_then(|uri| uri.authority());
-    let whole = authority.is_some_and(|authority| authority.as_str() == bare);
-    match authority.and_then(|authority| authority.port_u16()) {
-        Some(_) if whole => Ok(bare.to_owned()),
-        None if whole => Ok(format!("{bare}:7320")),
-        _ => Err(Error::invalid(format!(
+    let Some(authority) = authority.filter(|authority| authority.as_str() == bare) else {
+        return Err(Error::invalid(format!(
             "server address {text:?} is not host:port"
+        )));
+    };
+    let rest = bare.strip_prefix(authority.host());
+    match (authority.port_u16(), rest) {
+        (Some(_), _) => Ok(bare.to_owned()),
+        (None, Some("")) => Ok(format!("{bare}:7320")),
+        _ => Err(Error::invalid(format!(
+            "server address {text:?} has a bad port"
         ))),
     }
 }

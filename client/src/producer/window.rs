@@ -16,7 +16,8 @@
 //! Sequences: a lane's parcels are numbered without a hole from `acked`, the count of messages
 //! that are known to be stored. A parcel that was certainly not stored leaves no hole, because
 //! those behind it are refused by the broker as a gap, come back, and are numbered anew. A
-//! parcel whose fate is unknown goes again under the number it had.
+//! parcel whose fate is unknown goes again under the number it had: either nothing behind it
+//! is stored, then the count gives it the same number, or something is, then it keeps its own.
 
 use std::{
     collections::VecDeque,
@@ -146,8 +147,8 @@ pub(super) struct Parcel {
     created: Instant,
     ordinal: u64,
     attempts: u32,
-    /// It was sent, and no answer said that it was not stored.
-    unknown: bool,
+    /// An attempt went unanswered, so it may be stored whatever later attempts are told.
+    maybe_stored: bool,
     /// Why it was refused last.
     refused: Option<Error>,
 }
@@ -395,7 +396,7 @@ impl Window {
             created: now,
             ordinal: 0,
             attempts: 0,
-            unknown: false,
+            maybe_stored: false,
             refused: None,
         });
         Ok(completion)
@@ -449,7 +450,7 @@ impl Window {
                 created: open.since,
                 ordinal: 0,
                 attempts: 0,
-                unknown: false,
+                maybe_stored: false,
                 refused: None,
             }),
             Err(error) => {
@@ -541,11 +542,14 @@ impl Window {
 
     fn stamp_and_fly(&mut self, mut parcel: Parcel) {
         let lane = &mut self.lanes[parcel.lane as usize];
-        parcel.ordinal = lane.next;
+        // A batch behind this one is stored, so this one is too: only its answer is missing.
+        let stored = parcel.attempts > 0 && parcel.ordinal < lane.acked;
         if let (Body::Batch { records, .. }, Some(identity)) = (&mut parcel.body, self.identity) {
-            let changed = stamp(records, identity, sequence_of(lane.next));
-            lane.next += u64::from(parcel.count);
-            if changed {
+            if !stored {
+                parcel.ordinal = lane.next;
+                lane.next += u64::from(parcel.count);
+            }
+            if stamp(records, identity, sequence_of(parcel.ordinal)) {
                 let later = self
                     .queue
                     .iter()
@@ -555,7 +559,6 @@ impl Window {
             }
         }
         parcel.attempts += 1;
-        parcel.unknown = true;
         lane.in_flight += 1;
         self.in_flight.push_back(parcel);
     }
@@ -575,7 +578,7 @@ impl Window {
                 base_offset,
                 duplicate,
             } => {
-                lane.acked = parcel.ordinal + u64::from(parcel.count);
+                lane.acked = lane.acked.max(parcel.ordinal + u64::from(parcel.count));
                 // Our own second attempt is not what a caller means by a duplicate.
                 let duplicate = duplicate && parcel.attempts == 1;
                 self.finish(
@@ -597,7 +600,7 @@ impl Window {
             }
             Answer::Refused(error) if error.is_sequence_gap() && !lane.stalled => {
                 verdict = Verdict::LostCount;
-                parcel.unknown = false;
+                parcel.maybe_stored = false;
                 lane.again.push_back(parcel);
                 lane.stalled = true;
             }
@@ -618,12 +621,22 @@ impl Window {
         };
         lane.stalled = true;
         let Some(delay) = delay else {
+            // What is wrong with the message itself was so at the first attempt.
+            let certain = matches!(error, Error::Invalid(_) | Error::TooLarge(_));
+            let error = if parcel.maybe_stored && !certain {
+                Error::unknown(error.message())
+            } else {
+                error
+            };
             self.finish(&parcel, Outcome::Failed(error));
             return;
         };
         lane.retry_at = lane.retry_at.max(Some(now + delay));
-        parcel.unknown = error.is_unknown();
-        if !error.is_sequence_gap() {
+        if error.is_sequence_gap() {
+            // The broker counts less than our number, so it cannot have it.
+            parcel.maybe_stored = false;
+        } else {
+            parcel.maybe_stored |= error.is_unknown();
             parcel.refused = Some(error);
         }
         lane.again.push_back(parcel);
@@ -646,10 +659,11 @@ impl Window {
 
     /// The stream broke: what was in flight goes again, in the same order.
     pub(super) fn lost(&mut self, why: &Error) {
-        while let Some(parcel) = self.in_flight.pop_front() {
+        while let Some(mut parcel) = self.in_flight.pop_front() {
             let place = parcel.lane;
             let lane = &mut self.lanes[place as usize];
             lane.in_flight -= 1;
+            parcel.maybe_stored = true;
             if parcel.resendable() {
                 lane.stalled = true;
                 lane.again.push_back(parcel);
@@ -677,6 +691,9 @@ impl Window {
     pub(super) fn fail_all(&mut self, error: &Error) {
         self.close_open();
         let mut parcels: Vec<Parcel> = self.in_flight.drain(..).collect();
+        for parcel in &mut parcels {
+            parcel.maybe_stored = true;
+        }
         self.parked.clear();
         self.ready.clear();
         for lane in &mut self.lanes {
@@ -688,7 +705,7 @@ impl Window {
         }
         parcels.extend(self.queue.drain(..));
         for parcel in parcels {
-            let error = match (&parcel.refused, parcel.unknown) {
+            let error = match (&parcel.refused, parcel.maybe_stored) {
                 (_, true) => Error::unknown(error.message()),
                 (Some(refused), false) => refused.clone(),
                 (None, false) => error.clone(),

@@ -1,1 +1,440 @@
-//! tests
+//! The window against a broker of a few lines, with lost answers and refusals at random.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::HashMap;
+
+use aqueduct_proto::batch::Batch;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+
+use super::*;
+
+const IDENTITY: Identity = Identity { id: 7, epoch: 1 };
+
+fn settings() -> Settings {
+    Settings {
+        batch_bytes: 1 << 20,
+        batch_messages: 2,
+        max_in_flight_bytes: 1 << 20,
+        linger: Duration::ZERO,
+        compression: Compression::None,
+        plain: false,
+        resume: false,
+    }
+}
+
+fn window(settings: Settings, partitions: u32) -> Window {
+    let mut window = Window::new(settings, partitions, 0);
+    window.set_identity(Some(IDENTITY), &[]);
+    window
+}
+
+fn add(window: &mut Window, partition: u32, text: &str, now: Instant) -> (Arc<Completion>, u32) {
+    let message = Message::new(text.to_owned());
+    let added = window.add(partition, message, 0, now);
+    (added.completion, added.index)
+}
+
+fn result(completion: &(Arc<Completion>, u32)) -> Option<Result<Ack, Error>> {
+    super::super::Delivery::new(completion.0.clone(), completion.1).try_ack()
+}
+
+/// Sequence and texts of the batch that is sent next, if any.
+fn sent(window: &mut Window, now: Instant) -> Option<(u32, i32, Vec<String>)> {
+    match window.next(now) {
+        Next::Wait(_) => None,
+        Next::Send(parcel) => {
+            let Body::Batch { partition, records } = &parcel.body else {
+                panic!("a batch")
+            };
+            let batch = Batch::check(records.clone()).unwrap();
+            assert_eq!(batch.header().producer_id, IDENTITY.id);
+            let texts = batch
+                .records(1 << 20)
+                .unwrap()
+                .map(|record| String::from_utf8(record.unwrap().value.unwrap().to_vec()).unwrap());
+            Some((*partition, batch.header().base_sequence, texts.collect()))
+        }
+    }
+}
+
+fn stored(base_offset: u64) -> Answer {
+    Answer::Stored {
+        partition: 0,
+        base_offset,
+        duplicate: false,
+    }
+}
+
+fn exhausted(millis: u64) -> Error {
+    let retry_after = Some(Duration::from_millis(millis));
+    Error::Exhausted {
+        retry_after,
+        detail: Arc::default(),
+    }
+}
+
+fn gap() -> Error {
+    let detail = crate::Detail {
+        reason: "OUT_OF_ORDER_SEQUENCE".into(),
+        ..Default::default()
+    };
+    Error::Conflict(Arc::new(detail))
+}
+
+#[test]
+fn a_batch_is_sent_when_full_and_an_open_one_when_little_is_in_flight() {
+    let (now, mut window) = (Instant::now(), window(settings(), 1));
+    for text in ["a", "b", "c"] {
+        add(&mut window, 0, text, now);
+    }
+    assert_eq!(
+        sent(&mut window, now).unwrap(),
+        (0, 0, vec!["a".into(), "b".into()])
+    );
+    assert_eq!(sent(&mut window, now).unwrap(), (0, 2, vec!["c".into()]));
+    for (text, sequence) in [("d", 3), ("e", 4)] {
+        add(&mut window, 0, text, now);
+        assert_eq!(
+            sent(&mut window, now),
+            Some((0, sequence, vec![text.into()]))
+        );
+    }
+    // Four are in flight: the next one waits for company or for an answer.
+    add(&mut window, 0, "f", now);
+    assert_eq!(sent(&mut window, now), None);
+    add(&mut window, 0, "g", now);
+    assert_eq!(
+        sent(&mut window, now),
+        Some((0, 5, vec!["f".into(), "g".into()]))
+    );
+    add(&mut window, 0, "h", now);
+    assert_eq!(sent(&mut window, now), None);
+    for offset in [0, 2] {
+        assert_eq!(window.answer(stored(offset), now), Verdict::GoOn);
+    }
+    assert_eq!(sent(&mut window, now), Some((0, 7, vec!["h".into()])));
+}
+
+#[test]
+fn linger_holds_an_open_batch_back() {
+    let mut settings = settings();
+    settings.linger = Duration::from_millis(5);
+    let (now, mut window) = (Instant::now(), window(settings, 1));
+    add(&mut window, 0, "a", now);
+    let Next::Wait(Some(at)) = window.next(now) else {
+        panic!("waits")
+    };
+    assert_eq!(at, now + settings.linger);
+    assert_eq!(sent(&mut window, at), Some((0, 0, vec!["a".into()])));
+}
+
+#[test]
+fn a_refused_batch_leaves_no_hole() {
+    let (now, mut window) = (Instant::now(), window(settings(), 1));
+    let texts = ["a", "b", "c", "d", "e", "f"];
+    let all: Vec<_> = texts
+        .iter()
+        .map(|text| add(&mut window, 0, text, now))
+        .collect();
+    for sequence in [0, 2, 4] {
+        assert_eq!(sent(&mut window, now).unwrap().1, sequence);
+    }
+    window.answer(Answer::Refused(Error::too_large("too large")), now);
+    assert!(matches!(result(&all[1]), Some(Err(Error::TooLarge(_)))));
+    assert!(sent(&mut window, now).is_none());
+    window.answer(Answer::Refused(gap()), now);
+    window.answer(Answer::Refused(gap()), now);
+    assert_eq!(
+        sent(&mut window, now),
+        Some((0, 0, vec!["c".into(), "d".into()]))
+    );
+    assert_eq!(
+        sent(&mut window, now),
+        Some((0, 2, vec!["e".into(), "f".into()]))
+    );
+    window.answer(stored(0), now);
+    window.answer(stored(2), now);
+    assert_eq!(result(&all[5]).unwrap().unwrap().offset, 3);
+    assert!(window.is_empty());
+}
+
+#[test]
+fn exhaustion_waits_and_keeps_the_order() {
+    let (now, mut window) = (Instant::now(), window(settings(), 1));
+    for text in ["a", "b", "c", "d"] {
+        add(&mut window, 0, text, now);
+    }
+    sent(&mut window, now);
+    sent(&mut window, now);
+    window.answer(Answer::Refused(exhausted(100)), now);
+    window.answer(Answer::Refused(gap()), now);
+    let Next::Wait(Some(at)) = window.next(now) else {
+        panic!("waits")
+    };
+    assert_eq!(at, now + Duration::from_millis(100));
+    assert_eq!(
+        sent(&mut window, at),
+        Some((0, 0, vec!["a".into(), "b".into()]))
+    );
+    assert_eq!(
+        sent(&mut window, at),
+        Some((0, 2, vec!["c".into(), "d".into()]))
+    );
+}
+
+#[test]
+fn a_broken_stream_is_sent_again_with_the_same_sequences() {
+    let (now, mut window) = (Instant::now(), window(settings(), 1));
+    let all: Vec<_> = ["a", "b", "c"]
+        .iter()
+        .map(|text| add(&mut window, 0, text, now))
+        .collect();
+    sent(&mut window, now);
+    sent(&mut window, now);
+    window.lost(&Error::unavailable("gone"));
+    assert_eq!(sent(&mut window, now).unwrap().1, 0);
+    assert_eq!(sent(&mut window, now).unwrap().1, 2);
+    let twice = Answer::Stored {
+        partition: 0,
+        base_offset: 40,
+        duplicate: true,
+    };
+    window.answer(twice, now);
+    let ack = result(&all[1]).unwrap().unwrap();
+    assert_eq!(
+        ack,
+        Ack {
+            partition: 0,
+            offset: 41,
+            duplicate: false
+        }
+    );
+}
+
+#[test]
+fn what_cannot_be_delivered_is_unknown_only_if_it_was_sent() {
+    let (now, mut window) = (Instant::now(), window(settings(), 2));
+    let first = [add(&mut window, 0, "a", now), add(&mut window, 0, "b", now)];
+    sent(&mut window, now);
+    let second = add(&mut window, 1, "c", now);
+    let later = now + Duration::from_secs(9);
+    assert!(!window.expired(later, Duration::from_secs(10)));
+    assert!(window.expired(later, Duration::from_secs(8)));
+    window.lost(&Error::unavailable("gone"));
+    window.fail_all(&Error::timeout("late"));
+    assert!(matches!(result(&first[0]), Some(Err(Error::Unknown(_)))));
+    assert!(matches!(result(&second), Some(Err(Error::Timeout(_)))));
+    assert!(window.is_empty() && window.outstanding().is_empty());
+}
+
+#[test]
+fn plain_messages_are_not_sent_twice_unless_they_have_an_id() {
+    let mut settings = settings();
+    (settings.plain, settings.batch_messages) = (true, 1);
+    let (now, mut window) = (Instant::now(), Window::new(settings, 3, 0));
+    let plain = add(&mut window, 2, "a", now);
+    let with_id = Message::new("b").dedup_id("id");
+    let with_id = window.add(1, with_id, 0, now);
+    for _ in 0..2 {
+        assert!(matches!(window.next(now), Next::Send(_)));
+    }
+    window.lost(&Error::unavailable("gone"));
+    assert!(matches!(result(&plain), Some(Err(Error::Unknown(_)))));
+    assert!(matches!(window.next(now), Next::Send(_)));
+    let ack = Ack {
+        partition: 1,
+        offset: 3,
+        duplicate: true,
+    };
+    window.answer(Answer::Each(vec![Ok(ack)]), now);
+    assert_eq!(result(&(with_id.completion, 0)).unwrap().unwrap(), ack);
+}
+
+#[test]
+fn a_resumed_producer_skips_what_is_stored() {
+    let mut settings = settings();
+    settings.resume = true;
+    let mut window = Window::new(settings, 2, 0);
+    let alone = Stored {
+        count: 2,
+        last_offset: 1,
+    };
+    let shared = Stored {
+        count: 1,
+        last_offset: 8,
+    };
+    window.set_identity(Some(IDENTITY), &[(0, alone), (1, shared)]);
+    for offset in [0, 1] {
+        let Resume::Stored(ack) = window.resume(0) else {
+            panic!("stored")
+        };
+        assert_eq!(
+            ack,
+            Ack {
+                partition: 0,
+                offset,
+                duplicate: true
+            }
+        );
+    }
+    assert!(matches!(window.resume(0), Resume::New));
+    let Resume::Stored(ack) = window.resume(1) else {
+        panic!("stored")
+    };
+    assert_eq!(ack.offset, Ack::UNKNOWN_OFFSET);
+    let now = Instant::now();
+    add(&mut window, 0, "c", now);
+    assert_eq!(sent(&mut window, now).unwrap().1, 2);
+}
+
+#[test]
+fn sequences_wrap_at_31_bits() {
+    let mut window = Window::new(settings(), 1, 0);
+    let stored_before = Stored {
+        count: (1 << 31) - 1,
+        last_offset: 0,
+    };
+    window.set_identity(Some(IDENTITY), &[(0, stored_before)]);
+    let now = Instant::now();
+    for text in ["a", "b", "c"] {
+        add(&mut window, 0, text, now);
+    }
+    assert_eq!(sent(&mut window, now).unwrap().1, i32::MAX);
+    assert_eq!(sent(&mut window, now).unwrap().1, 1);
+}
+
+/// A broker that checks sequences, per partition.
+#[derive(Default)]
+struct Model {
+    log: Vec<String>,
+    next: i32,
+    offsets: HashMap<i32, u64>,
+}
+
+impl Model {
+    fn take(&mut self, sequence: i32, texts: Vec<String>) -> Answer {
+        if let Some(base_offset) = self.offsets.get(&sequence).copied() {
+            return Answer::Stored {
+                partition: 0,
+                base_offset,
+                duplicate: true,
+            };
+        }
+        if sequence != self.next {
+            return Answer::Refused(gap());
+        }
+        let base_offset = self.log.len() as u64;
+        self.offsets.insert(sequence, base_offset);
+        self.next += i32::try_from(texts.len()).unwrap();
+        self.log.extend(texts);
+        Answer::Stored {
+            partition: 0,
+            base_offset,
+            duplicate: false,
+        }
+    }
+}
+
+/// A message that was added: its partition, text and outcome.
+type Added = (u32, String, (Arc<Completion>, u32));
+
+struct Run {
+    rng: StdRng,
+    window: Window,
+    brokers: Vec<Model>,
+    /// Answers on their way.
+    answers: VecDeque<Answer>,
+    added: Vec<Added>,
+    now: Instant,
+}
+
+impl Run {
+    fn step(&mut self) {
+        self.now += Duration::from_millis(7);
+        match self.rng.random_range(0..100) {
+            0..40 => {
+                let partition = self.rng.random_range(0..self.window.partitions());
+                let text = format!("{}", self.added.len());
+                let handle = add(&mut self.window, partition, &text, self.now);
+                self.added.push((partition, text, handle));
+            }
+            40..75 => self.send(),
+            75..97 => self.deliver(),
+            97..99 => {
+                self.answers.clear();
+                self.window.lost(&Error::unavailable("gone"));
+            }
+            _ => self.window.close_open(),
+        }
+    }
+
+    fn send(&mut self) {
+        let Some((partition, sequence, texts)) = sent(&mut self.window, self.now) else {
+            return;
+        };
+        // A refusal for good depends on the message alone, like a size.
+        let too_large = texts.iter().any(|text| text.ends_with("17"));
+        let answer = match self.rng.random_range(0..20) {
+            0 => Answer::Refused(exhausted(20)),
+            _ if too_large => Answer::Refused(Error::too_large("too large")),
+            _ => self.brokers[partition as usize].take(sequence, texts),
+        };
+        self.answers.push_back(answer);
+    }
+
+    fn deliver(&mut self) {
+        if let Some(answer) = self.answers.pop_front() {
+            assert_eq!(self.window.answer(answer, self.now), Verdict::GoOn);
+        }
+    }
+}
+
+#[test]
+fn random_faults_never_lose_double_or_reorder() {
+    let seed = std::env::var("AQUEDUCT_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| rand::rng().random());
+    println!("AQUEDUCT_SEED={seed}");
+    for round in 0..200 {
+        let mut run = Run {
+            rng: StdRng::seed_from_u64(seed.wrapping_add(round)),
+            window: window(settings(), 3),
+            brokers: (0..3).map(|_| Model::default()).collect(),
+            answers: VecDeque::new(),
+            added: Vec::new(),
+            now: Instant::now(),
+        };
+        for _ in 0..400 {
+            run.step();
+        }
+        while !run.window.is_empty() {
+            run.now += Duration::from_secs(1);
+            run.window.close_open();
+            run.send();
+            run.deliver();
+        }
+        for (partition, broker) in (0..).zip(&run.brokers) {
+            let acked = run.added.iter().filter(|(place, _, handle)| {
+                *place == partition && result(handle).unwrap().is_ok()
+            });
+            let acked: Vec<_> = acked.collect();
+            assert_eq!(acked.len(), broker.log.len(), "seed {seed}");
+            for (_, text, handle) in acked {
+                let offset = result(handle).unwrap().unwrap().offset;
+                assert_eq!(
+                    broker.log[usize::try_from(offset).unwrap()],
+                    *text,
+                    "seed {seed}"
+                );
+            }
+            let numbers: Vec<u32> = broker
+                .log
+                .iter()
+                .map(|text| text.parse().unwrap())
+                .collect();
+            assert!(numbers.is_sorted(), "seed {seed}: {numbers:?}");
+        }
+    }
+}
