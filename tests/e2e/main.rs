@@ -8,6 +8,7 @@
 mod access_log;
 mod cli;
 mod connections;
+mod contract;
 mod disk_limit;
 mod fixture;
 mod log_tools;

@@ -376,7 +376,7 @@ async fn oversized_messages_are_refused_and_say_the_limit() {
     let mut broker = Fixture::new();
     broker
         .cli
-        .run(&["topic", "create", "orders", "--max-message-bytes", "1000"])
+        .run(&["topic", "create", "orders", "--max-message", "1000"])
         .ok();
     let mut api = broker.api().await;
     let sized = |bytes: usize| vec![message(0, vec![b'x'; bytes])];
@@ -421,7 +421,7 @@ async fn one_bad_message_does_not_spoil_the_others_of_its_request() {
     let broker = Fixture::new();
     broker
         .cli
-        .run(&["topic", "create", "orders", "--max-message-bytes", "1000"])
+        .run(&["topic", "create", "orders", "--max-message", "1000"])
         .ok();
     let mut api = broker.api().await;
     let three = vec![
