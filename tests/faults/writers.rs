@@ -145,7 +145,7 @@ impl Sequenced {
             match next {
                 Err(_) if stop.is_now() => return,
                 Err(_) => {}
-                Ok(Some(Ok(answer))) => self.note(answer.kind.unwrap()),
+                Ok(Some(Ok(answer))) if self.note(answer.kind.as_ref().unwrap()) => {}
                 Ok(_) => return,
             }
         }
@@ -183,14 +183,19 @@ impl Sequenced {
         bytes
     }
 
-    fn note(&mut self, answer: publish_stream_response::Kind) {
+    /// Notes an answer. False: the broker is going away, and everything unanswered is to be
+    /// sent again on another stream.
+    fn note(&mut self, answer: &publish_stream_response::Kind) -> bool {
         let publish_stream_response::Kind::Batch(result) = answer else {
             panic!("not a batch result: {answer:?}")
         };
-        if let Some(error) = result.error {
-            // Going away is allowed to be said; the batch stays unanswered and is sent again.
-            assert_eq!(error.code, tonic::Code::Unavailable as i32, "{error:?}");
-            return;
+        if let Some(error) = &result.error {
+            let unknown = [tonic::Code::Unavailable, tonic::Code::Internal];
+            assert!(
+                unknown.contains(&tonic::Code::from(error.code)),
+                "{error:?}"
+            );
+            return false;
         }
         let batch = self
             .unanswered
@@ -203,6 +208,7 @@ impl Sequenced {
         );
         let offsets = (0..batch.count as u64).map(|n| result.base_offset + n);
         self.acknowledged.extend(offsets);
+        true
     }
 }
 
