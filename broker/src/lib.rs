@@ -1,1 +1,30 @@
-//! placeholder
+//! The Aqueduct broker: one node, from its disk to its front doors. In reading order:
+//!
+//! - [`config`], [`limits`], [`error`]: what it is told, what it bounds, what it refuses
+//! - [`node`]: puts everything together, starts, drains, stops; the only file that knows all
+//! - `topics`: which partitions there are, and the rules of changing that
+//! - `partition`: one owner per partition; publish, apply, read
+//! - `metadata`: what the cluster agrees on
+//! - `raft`: replication; the only place that names openraft
+//! - `grpc`: a front door; translates and holds no rules
+//! - [`testing`]: a broker inside your own tests
+
+pub mod config;
+pub mod error;
+pub mod limits;
+pub mod node;
+pub mod testing;
+
+mod clock;
+mod grpc;
+mod listen;
+mod metadata;
+mod partition;
+mod publish;
+mod raft;
+mod reading;
+mod retention;
+mod services;
+mod shards;
+mod stats;
+mod topics;

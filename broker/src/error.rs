@@ -1,0 +1,309 @@
+//! `Refusal`: everything a caller of the node can be told that is not an answer.
+//!
+//! One table gives each refusal its code, its reason (the stable word that programs match) and
+//! its facts; the doors translate that and add nothing. *Refused* means it was not done and
+//! will not be; only [`Code::Unknown`] means that it may still have happened.
+
+use std::time::Duration;
+
+use crate::limits::DISK_FULL_RETRY;
+
+/// The classes a door can express in its own way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    InvalidArgument,
+    NotFound,
+    AlreadyExists,
+    OutOfRange,
+    FailedPrecondition,
+    Aborted,
+    ResourceExhausted,
+    Unavailable,
+    DataLoss,
+    /// The outcome is not known.
+    Unknown,
+}
+
+/// An answer that is not what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("topic \"{topic}\" does not exist{}", hint(.did_you_mean))]
+    TopicNotFound {
+        topic: String,
+        did_you_mean: Option<String>,
+    },
+    #[error("topic \"{topic}\" has partitions 0 to {}, not {partition}", .partitions.saturating_sub(1))]
+    PartitionNotFound {
+        topic: String,
+        partition: u32,
+        partitions: u32,
+    },
+    #[error("topic \"{topic}\" exists already")]
+    TopicExists { topic: String },
+    #[error("producer \"{name}\" does not exist")]
+    ProducerNotFound { name: String },
+    #[error("no message at offset {offset} of partition {partition}")]
+    MessageNotFound { partition: u32, offset: u64 },
+    #[error("{field}: {why}")]
+    Invalid { field: String, why: String },
+    #[error("{what} has {bytes} bytes, the limit is {limit}")]
+    TooLarge {
+        what: String,
+        bytes: u64,
+        limit: u64,
+    },
+    #[error("the record batch is refused: {why}")]
+    BadBatch { why: String },
+    #[error(
+        "offset {offset} of partition {partition} is out of range: {earliest} is the first that is kept, {latest} the next to be written"
+    )]
+    OffsetOutOfRange {
+        partition: u32,
+        offset: u64,
+        earliest: u64,
+        latest: u64,
+    },
+    #[error("partition {partition} stands at offset {actual}, not at the expected {expected}")]
+    ExpectedOffset {
+        partition: u32,
+        expected: u64,
+        actual: u64,
+    },
+    #[error(
+        "producer {producer_id} with epoch {epoch} is fenced: epoch {current} was given out since"
+    )]
+    ProducerFenced {
+        producer_id: i64,
+        epoch: i16,
+        current: i16,
+    },
+    #[error(
+        "producer {producer_id} sent sequence {got} to partition {partition}, which expects {expected}"
+    )]
+    SequenceGap {
+        producer_id: i64,
+        partition: u32,
+        expected: i32,
+        got: i32,
+    },
+    #[error(
+        "sequence {got} of producer {producer_id} was stored in partition {partition} so long ago that its offset is forgotten"
+    )]
+    SequenceTooOld {
+        producer_id: i64,
+        partition: u32,
+        got: i32,
+    },
+    #[error("topic \"{topic}\" has changed since: its etag is {actual}, not {expected}")]
+    EtagMismatch {
+        topic: String,
+        expected: String,
+        actual: String,
+    },
+    #[error("{what}: the limit of {limit} is reached")]
+    LimitReached { what: String, limit: u64 },
+    #[error(
+        "the disk is full: {why}; reading goes on, publishing resumes by itself when there is room"
+    )]
+    DiskFull { why: String },
+    #[error("{why}")]
+    Unavailable { why: String },
+    #[error("the broker is shutting down")]
+    Draining,
+    #[error(
+        "partition {partition} of \"{topic}\" takes no messages because its log is damaged: {why}"
+    )]
+    PartitionDamaged {
+        topic: String,
+        partition: u32,
+        why: String,
+    },
+    #[error(
+        "offset {offset} of partition {partition} is damaged on disk: {file} at byte {position}: {why}"
+    )]
+    Damaged {
+        partition: u32,
+        offset: u64,
+        file: String,
+        position: u64,
+        why: String,
+    },
+    #[error("the outcome is not known: {why}")]
+    Unknown { why: String },
+}
+
+fn hint(did_you_mean: &Option<String>) -> String {
+    did_you_mean
+        .as_ref()
+        .map(|name| format!("; did you mean \"{name}\"?"))
+        .unwrap_or_default()
+}
+
+impl Refusal {
+    /// A field of the request that cannot be.
+    pub fn invalid(field: impl Into<String>, why: impl Into<String>) -> Refusal {
+        Refusal::Invalid {
+            field: field.into(),
+            why: why.into(),
+        }
+    }
+
+    /// The class, the stable reason.
+    pub fn kind(&self) -> (Code, &'static str) {
+        match self {
+            Refusal::TopicNotFound { .. } => (Code::NotFound, "TOPIC_NOT_FOUND"),
+            Refusal::PartitionNotFound { .. } => (Code::NotFound, "PARTITION_NOT_FOUND"),
+            Refusal::ProducerNotFound { .. } => (Code::NotFound, "PRODUCER_NOT_FOUND"),
+            Refusal::MessageNotFound { .. } => (Code::NotFound, "MESSAGE_NOT_FOUND"),
+            Refusal::TopicExists { .. } => (Code::AlreadyExists, "TOPIC_EXISTS"),
+            Refusal::Invalid { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT"),
+            Refusal::TooLarge { .. } => (Code::InvalidArgument, "MESSAGE_TOO_LARGE"),
+            Refusal::BadBatch { .. } => (Code::InvalidArgument, "BAD_BATCH"),
+            Refusal::OffsetOutOfRange { .. } => (Code::OutOfRange, "OFFSET_OUT_OF_RANGE"),
+            Refusal::ExpectedOffset { .. } => (Code::Aborted, "OFFSET_MISMATCH"),
+            Refusal::ProducerFenced { .. } => (Code::FailedPrecondition, "PRODUCER_FENCED"),
+            Refusal::SequenceGap { .. } => (Code::FailedPrecondition, "SEQUENCE_GAP"),
+            Refusal::SequenceTooOld { .. } => (Code::AlreadyExists, "SEQUENCE_TOO_OLD"),
+            Refusal::EtagMismatch { .. } => (Code::Aborted, "ETAG_MISMATCH"),
+            Refusal::LimitReached { .. } => (Code::ResourceExhausted, "LIMIT_REACHED"),
+            Refusal::DiskFull { .. } => (Code::ResourceExhausted, "DISK_FULL"),
+            Refusal::Unavailable { .. } => (Code::Unavailable, "UNAVAILABLE"),
+            Refusal::Draining => (Code::Unavailable, "DRAINING"),
+            Refusal::PartitionDamaged { .. } => (Code::FailedPrecondition, "PARTITION_DAMAGED"),
+            Refusal::Damaged { .. } => (Code::DataLoss, "DATA_DAMAGED"),
+            Refusal::Unknown { .. } => (Code::Unknown, "OUTCOME_UNKNOWN"),
+        }
+    }
+
+    /// The facts of the refusal, by name.
+    pub fn facts(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Refusal::TopicNotFound {
+                topic,
+                did_you_mean,
+            } => {
+                let mut facts = vec![("topic", topic.clone())];
+                facts.extend(did_you_mean.clone().map(|name| ("did_you_mean", name)));
+                facts
+            }
+            Refusal::PartitionNotFound {
+                topic,
+                partition,
+                partitions,
+            } => vec![
+                ("topic", topic.clone()),
+                ("partition", partition.to_string()),
+                ("partitions", partitions.to_string()),
+            ],
+            Refusal::TopicExists { topic } => vec![("topic", topic.clone())],
+            Refusal::ProducerNotFound { name } => vec![("producer", name.clone())],
+            Refusal::MessageNotFound { partition, offset } => {
+                vec![
+                    ("partition", partition.to_string()),
+                    ("offset", offset.to_string()),
+                ]
+            }
+            Refusal::Invalid { field, .. } => vec![("field", field.clone())],
+            Refusal::TooLarge { what, bytes, limit } => vec![
+                ("field", what.clone()),
+                ("value", bytes.to_string()),
+                ("limit", limit.to_string()),
+            ],
+            Refusal::OffsetOutOfRange {
+                partition,
+                offset,
+                earliest,
+                latest,
+            } => vec![
+                ("partition", partition.to_string()),
+                ("offset", offset.to_string()),
+                ("earliest", earliest.to_string()),
+                ("latest", latest.to_string()),
+            ],
+            Refusal::ExpectedOffset {
+                partition,
+                expected,
+                actual,
+            } => vec![
+                ("partition", partition.to_string()),
+                ("expected", expected.to_string()),
+                ("actual", actual.to_string()),
+            ],
+            Refusal::ProducerFenced {
+                producer_id,
+                epoch,
+                current,
+            } => vec![
+                ("producer_id", producer_id.to_string()),
+                ("epoch", epoch.to_string()),
+                ("current", current.to_string()),
+            ],
+            Refusal::SequenceGap {
+                producer_id,
+                partition,
+                expected,
+                got,
+            } => vec![
+                ("producer_id", producer_id.to_string()),
+                ("partition", partition.to_string()),
+                ("expected", expected.to_string()),
+                ("got", got.to_string()),
+            ],
+            Refusal::SequenceTooOld {
+                producer_id,
+                partition,
+                got,
+            } => vec![
+                ("producer_id", producer_id.to_string()),
+                ("partition", partition.to_string()),
+                ("got", got.to_string()),
+            ],
+            Refusal::EtagMismatch {
+                topic,
+                expected,
+                actual,
+            } => vec![
+                ("topic", topic.clone()),
+                ("expected", expected.clone()),
+                ("actual", actual.clone()),
+            ],
+            Refusal::LimitReached { what, limit } => {
+                vec![("field", what.clone()), ("limit", limit.to_string())]
+            }
+            Refusal::PartitionDamaged {
+                topic, partition, ..
+            } => {
+                vec![
+                    ("topic", topic.clone()),
+                    ("partition", partition.to_string()),
+                ]
+            }
+            Refusal::Damaged {
+                partition,
+                offset,
+                file,
+                position,
+                ..
+            } => vec![
+                ("partition", partition.to_string()),
+                ("offset", offset.to_string()),
+                ("file", file.clone()),
+                ("position", position.to_string()),
+            ],
+            Refusal::BadBatch { .. }
+            | Refusal::DiskFull { .. }
+            | Refusal::Unavailable { .. }
+            | Refusal::Draining
+            | Refusal::Unknown { .. } => Vec::new(),
+        }
+    }
+
+    /// When to try again, where trying again helps.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Refusal::DiskFull { .. } => Some(DISK_FULL_RETRY),
+            Refusal::Unavailable { .. } | Refusal::Draining => Some(Duration::from_millis(200)),
+            _ => None,
+        }
+    }
+}

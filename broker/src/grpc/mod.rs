@@ -1,0 +1,69 @@
+//! The gRPC door: decodes, calls, encodes. Holds no rules.
+
+mod ops;
+mod publisher;
+mod reader;
+mod status;
+mod topics;
+
+use std::sync::Arc;
+
+use aqueduct_proto::v1::{
+    DESCRIPTORS, ops_server::OpsServer, publisher_server::PublisherServer,
+    reader_server::ReaderServer, topics_server::TopicsServer,
+};
+use tonic::{server::NamedService, service::Routes};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_reflection::server::Builder;
+
+use self::{ops::Ops, publisher::Publisher, reader::Reader, topics::Topics};
+use crate::{limits::MAX_REQUEST_BYTES, services::Services};
+
+/// The service name whose health says whether the node takes requests.
+const READY: &str = "aqueduct.v1";
+
+/// Every service of the door, and the reporter of its health.
+///
+/// # Errors
+/// If the compiled descriptors cannot be read, which the build rules out.
+pub(crate) async fn routes(
+    services: Arc<Services>,
+) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter
+        .set_service_status(READY, ServingStatus::Serving)
+        .await;
+    let names = [
+        PublisherServer::<Publisher>::NAME,
+        ReaderServer::<Reader>::NAME,
+        TopicsServer::<Topics>::NAME,
+        OpsServer::<Ops>::NAME,
+    ];
+    for name in names {
+        reporter
+            .set_service_status(name, ServingStatus::Serving)
+            .await;
+    }
+    let descriptors = || {
+        Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let publisher = PublisherServer::new(Publisher::new(services.clone()))
+        .max_decoding_message_size(MAX_REQUEST_BYTES);
+    let routes = Routes::new(health)
+        .add_service(descriptors().build_v1()?)
+        .add_service(descriptors().build_v1alpha()?)
+        .add_service(publisher)
+        .add_service(ReaderServer::new(Reader::new(services.clone())))
+        .add_service(TopicsServer::new(Topics::new(services.clone())))
+        .add_service(OpsServer::new(Ops::new(services)));
+    Ok((routes.prepare(), reporter))
+}
+
+/// Says that the node takes no more requests.
+pub(crate) async fn report_draining(reporter: &HealthReporter) {
+    reporter
+        .set_service_status(READY, ServingStatus::NotServing)
+        .await;
+}

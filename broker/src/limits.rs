@@ -1,0 +1,71 @@
+//! Every hard bound of the broker in one place. docs/limits.md states the same values.
+
+use std::time::Duration;
+
+/// Largest message (key, value and headers together) a topic may allow, bytes.
+pub const MAX_MESSAGE_BYTES: u64 = 16 << 20;
+/// The same, where a topic does not say.
+pub const DEFAULT_MESSAGE_BYTES: u64 = 8 << 20;
+/// Largest record batch a client may send, bytes (headers and all).
+pub const MAX_BATCH_BYTES: usize = 17 << 20;
+/// Largest a batch's records may become when decompressed, bytes.
+pub const MAX_DECOMPRESSED_BYTES: usize = 64 << 20;
+/// Largest gRPC request, bytes.
+pub const MAX_REQUEST_BYTES: usize = 20 << 20;
+/// Messages in one request.
+pub const MAX_MESSAGES_PER_REQUEST: usize = 100_000;
+/// Headers of one message.
+pub const MAX_HEADERS: usize = 1_000;
+/// Length of a dedup id, bytes.
+pub const MAX_DEDUP_ID_BYTES: usize = 256;
+/// Dedup ids remembered per partition; beyond, the oldest go before their window ends.
+pub const MAX_DEDUP_IDS: usize = 1_000_000;
+/// Bytes of dedup ids remembered per partition; as above.
+pub const MAX_DEDUP_BYTES: usize = 64 << 20;
+/// Partitions of one topic.
+pub const MAX_PARTITIONS_PER_TOPIC: u32 = 10_000;
+/// Partitions of the whole node.
+pub const MAX_PARTITIONS: usize = 10_000;
+/// Topics.
+pub const MAX_TOPICS: usize = 10_000;
+/// Named producers.
+pub const MAX_NAMED_PRODUCERS: usize = 100_000;
+/// Nameless producers remembered per partition; beyond, the longest unseen go.
+pub const MAX_PRODUCERS_PER_PARTITION: usize = 10_000;
+/// Runs of sequences remembered per producer and partition: how far back a repeated batch is
+/// answered with its first offset. A client keeps fewer batches per partition in flight.
+pub const MAX_PRODUCER_RUNS: usize = 128;
+/// Labels of a topic.
+pub const MAX_LABELS: usize = 64;
+/// Length of a label's key or value, bytes.
+pub const MAX_LABEL_BYTES: usize = 256;
+/// Page of a listing.
+pub const MAX_PAGE_SIZE: u32 = 1_000;
+/// Page of a listing where the request does not say.
+pub const DEFAULT_PAGE_SIZE: u32 = 100;
+/// Bytes of publishes that wait for their sync, over all partitions.
+pub const DEFAULT_IN_FLIGHT_BYTES: usize = 64 << 20;
+/// Requests of one publish stream that wait for their answer.
+pub const MAX_STREAM_IN_FLIGHT: usize = 8_192;
+/// A batch that the broker builds is closed at this size, bytes.
+pub const BATCH_BYTES: usize = 256 << 10;
+/// A read answer carries about this much, bytes.
+pub const READ_CHUNK_BYTES: usize = 256 << 10;
+/// Connections at a time.
+pub const MAX_CONNECTIONS: usize = 10_000;
+/// HTTP/2 streams of one connection at a time.
+pub const MAX_STREAMS_PER_CONNECTION: u32 = 1_024;
+/// Header block of a request, bytes.
+pub const MAX_HEADER_BYTES: u32 = 16 << 10;
+/// How long a connection may take to show that it speaks HTTP.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a retention a topic may have.
+pub const MAX_RETENTION: Duration = Duration::from_secs(3_650 * 86_400);
+/// Retention where a topic does not say.
+pub const DEFAULT_RETENTION: Duration = Duration::from_secs(7 * 86_400);
+/// Longest dedup window.
+pub const MAX_DEDUP_WINDOW: Duration = Duration::from_secs(86_400);
+/// Dedup window where a topic does not say.
+pub const DEFAULT_DEDUP_WINDOW: Duration = Duration::from_secs(600);
+/// What a publisher is told to wait when the disk is full.
+pub const DISK_FULL_RETRY: Duration = Duration::from_secs(1);

@@ -1,0 +1,371 @@
+//! One partition: its handle, and what its owner task, its machine and its readers share.
+//!
+//! ```text
+//!  door ── Message ──► owner ── propose ──► Raft ──► log, sync ──► machine
+//!                        ▲                                            │ high watermark
+//!                        └──────────── answers, in log order ◄────────┴──► readers wake
+//! ```
+//!
+//! The owner alone decides what is stored and which offset it gets; the machine alone moves the
+//! high watermark; readers stop there and never ask anybody.
+
+mod accumulator;
+pub(crate) mod dedup;
+mod owner;
+pub(crate) mod producers;
+mod read;
+pub(crate) mod state;
+mod waiters;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use aqueduct_proto::{batch::Batch, record::Header};
+use aqueduct_storage::Log;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
+
+pub(crate) use self::read::{Chunk, Cursor, Place};
+use self::{owner::Owner, state::State, waiters::Waiters};
+use crate::{
+    error::Refusal,
+    metadata::{self, state::TopicConfig},
+    raft::{
+        Replica,
+        engine::{Data, ReplicaEngine, Reply},
+        machine::Machine,
+        types::invalid,
+    },
+};
+
+/// Requests that may wait for the owner; the bytes they carry are bounded by permits.
+const INBOX: usize = 1_024;
+
+/// A message on its way into the log. Its parts are slices of the request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NewRecord {
+    pub(crate) timestamp_ms: Option<i64>,
+    pub(crate) key: Option<Bytes>,
+    pub(crate) value: Option<Bytes>,
+    pub(crate) headers: Vec<Header>,
+    pub(crate) dedup_id: Option<Bytes>,
+}
+
+/// Where a message lies now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) offset: u64,
+    /// It lay there before.
+    pub(crate) duplicate: bool,
+}
+
+/// The answer for a run of records.
+#[derive(Debug, Clone)]
+pub(crate) enum RecordsAnswer {
+    /// All are new and consecutive.
+    Run { base_offset: u64 },
+    /// One answer each.
+    Each(Vec<Stored>),
+    /// None is stored, or (`Unknown`) nobody knows.
+    Refused(Refusal),
+}
+
+impl RecordsAnswer {
+    /// The answer for the n-th record.
+    pub(crate) fn get(&self, n: usize) -> Result<Stored, Refusal> {
+        match self {
+            RecordsAnswer::Run { base_offset } => Ok(Stored {
+                offset: base_offset + n as u64,
+                duplicate: false,
+            }),
+            RecordsAnswer::Each(stored) => stored.get(n).copied().ok_or_else(|| Refusal::Unknown {
+                why: "the partition answered for fewer messages".into(),
+            }),
+            RecordsAnswer::Refused(refusal) => Err(refusal.clone()),
+        }
+    }
+}
+
+/// Bytes of the node's budget, given back when the answer is out.
+pub(crate) type Permit = OwnedSemaphorePermit;
+
+/// Everything the owner can be asked.
+pub(crate) enum Message {
+    Records {
+        records: Vec<NewRecord>,
+        expected_offset: Option<u64>,
+        permit: Permit,
+        answer: oneshot::Sender<RecordsAnswer>,
+    },
+    Batch {
+        batch: Batch,
+        expected_offset: Option<u64>,
+        permit: Permit,
+        answer: oneshot::Sender<Result<Stored, Refusal>>,
+    },
+    /// Forget messages below this offset (at most the high watermark).
+    Trim {
+        before: u64,
+        answer: oneshot::Sender<Result<u64, Refusal>>,
+    },
+    /// What of this producer is stored, once all that was accepted is settled.
+    Producer {
+        id: i64,
+        answer: oneshot::Sender<Option<(u64, u64)>>,
+    },
+    /// Refuse everything from now on and stop.
+    Close { why: Refusal },
+}
+
+/// What owner, machine and readers of a partition share.
+pub(crate) struct Shared {
+    pub(crate) topic: Arc<str>,
+    pub(crate) number: u32,
+    pub(crate) log: Log,
+    pub(crate) config: ArcSwap<TopicConfig>,
+    /// One past the last applied record.
+    high_watermark: AtomicU64,
+    log_start_offset: AtomicU64,
+    state: Mutex<State>,
+    waiters: Waiters,
+    /// Why nothing can be published; `None` in normal service.
+    unavailable: Mutex<Option<Refusal>>,
+}
+
+impl Shared {
+    pub(crate) fn high_watermark(&self) -> u64 {
+        self.high_watermark.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn log_start_offset(&self) -> u64 {
+        self.log_start_offset.load(Ordering::Acquire)
+    }
+
+    /// The refusal for readers of a topic that was deleted under them.
+    fn gone(&self) -> Option<Refusal> {
+        let unavailable = self.unavailable.lock();
+        unavailable
+            .clone()
+            .filter(|why| matches!(why, Refusal::TopicNotFound { .. }))
+    }
+
+    /// Ends when every offset below `offset` is applied.
+    pub(crate) async fn applied(&self, offset: u64) {
+        let notify = Arc::new(Notify::new());
+        self.waiters.register(&notify);
+        while self.high_watermark() < offset {
+            notify.notified().await;
+        }
+    }
+
+    fn publish_pointers(&self) {
+        let (next, start) = {
+            let state = self.state.lock();
+            (state.next_offset, state.log_start_offset)
+        };
+        self.log_start_offset.store(start, Ordering::Release);
+        self.high_watermark.store(next, Ordering::Release);
+        self.waiters.wake();
+    }
+}
+
+struct PartitionMachine(Arc<Shared>);
+
+impl Machine for PartitionMachine {
+    fn apply(&mut self, data: &Data) -> Reply {
+        self.0.state.lock().apply(data)
+    }
+
+    fn applied(&mut self) {
+        self.0.publish_pointers();
+    }
+
+    fn checkpoint(&self) -> Vec<u8> {
+        self.0.state.lock().save()
+    }
+
+    fn restore(&mut self, state: &[u8]) -> io::Result<()> {
+        let state = State::load(state)
+            .map_err(|error| invalid("partition checkpoint", &error.to_string()))?;
+        *self.0.state.lock() = state;
+        self.0.publish_pointers();
+        Ok(())
+    }
+
+    fn next_offset(&self) -> u64 {
+        self.0.state.lock().next_offset
+    }
+}
+
+/// A partition, to talk to.
+#[derive(Clone)]
+pub(crate) struct Partition {
+    shared: Arc<Shared>,
+    inbox: mpsc::Sender<Message>,
+    engine: Option<Arc<dyn ReplicaEngine>>,
+}
+
+impl Partition {
+    /// Starts the partition on the current runtime: its Raft group, then its owner.
+    ///
+    /// A log with damage in what must be applied is served read-only: what can be read is, and
+    /// publishing is refused.
+    ///
+    /// # Errors
+    /// If the group does not come up.
+    pub(crate) async fn start(
+        topic: Arc<str>,
+        number: u32,
+        config: TopicConfig,
+        log: Log,
+        view: metadata::View,
+    ) -> io::Result<Partition> {
+        let shared = Arc::new(Shared {
+            topic,
+            number,
+            log: log.clone(),
+            config: ArcSwap::from_pointee(config),
+            high_watermark: AtomicU64::new(0),
+            log_start_offset: AtomicU64::new(0),
+            state: Mutex::default(),
+            waiters: Waiters::default(),
+            unavailable: Mutex::default(),
+        });
+        let (inbox, messages) = mpsc::channel(INBOX);
+        if let Some(damage) = log.damage().first() {
+            shared.serve_damaged(&damage.file, damage.position, &damage.why);
+            return Ok(Partition {
+                shared,
+                inbox,
+                engine: None,
+            });
+        }
+        let machine = PartitionMachine(shared.clone());
+        let engine: Arc<dyn ReplicaEngine> = Arc::new(Replica::start(1, log, machine).await?);
+        let owner = Owner::new(shared.clone(), engine.clone(), messages, view);
+        tokio::spawn(owner.run());
+        Ok(Partition {
+            shared,
+            inbox,
+            engine: Some(engine),
+        })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Why nothing can be published, if so.
+    pub(crate) fn unavailable(&self) -> Option<Refusal> {
+        self.shared.unavailable.lock().clone()
+    }
+
+    /// Hands a message to the owner.
+    ///
+    /// # Errors
+    /// The reason why the partition takes nothing.
+    pub(crate) async fn send(&self, message: Message) -> Result<(), Refusal> {
+        if let Some(refusal) = self.unavailable() {
+            return Err(refusal);
+        }
+        self.inbox.send(message).await.map_err(|_| {
+            self.unavailable().unwrap_or(Refusal::Unavailable {
+                why: "partition closed".into(),
+            })
+        })
+    }
+
+    /// Forgets messages below `before`; answers the first offset that is left.
+    ///
+    /// # Errors
+    /// If the partition takes no commands.
+    pub(crate) async fn trim(&self, before: u64) -> Result<u64, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::Trim { before, answer }).await?;
+        answered.await.map_err(|_| Refusal::Unknown {
+            why: "the partition closed".into(),
+        })?
+    }
+
+    /// Next number and last offset of a producer, once all that was accepted is settled.
+    ///
+    /// # Errors
+    /// If the partition takes no requests.
+    pub(crate) async fn producer(&self, id: i64) -> Result<Option<(u64, u64)>, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::Producer { id, answer }).await?;
+        answered.await.map_err(|_| Refusal::Unavailable {
+            why: "the partition closed".into(),
+        })
+    }
+
+    /// Drops segments that lie whole below the first readable offset.
+    pub(crate) async fn drop_trimmed_segments(&self) {
+        let Some(engine) = &self.engine else { return };
+        let start = self.shared.log_start_offset();
+        let log = self.shared.log.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let segments = log.segments();
+            let keep = segments
+                .iter()
+                .rev()
+                .find(|segment| segment.base_offset <= start)?;
+            if segments
+                .first()
+                .is_some_and(|first| first.first_index == keep.first_index)
+            {
+                return None;
+            }
+            log.checkpoint_before(keep.first_index).ok().flatten()
+        });
+        let Ok(Some(checkpoint)) = found.await else {
+            return;
+        };
+        if self
+            .shared
+            .log
+            .purged_id()
+            .is_some_and(|purged| purged >= checkpoint.last)
+        {
+            return;
+        }
+        if let Err(error) = engine.trim(checkpoint.last).await {
+            tracing::warn!(topic = %self.shared.topic, partition = self.shared.number, error,
+                "old segments were not dropped");
+        }
+    }
+
+    /// Refuses everything from now on, answers what was accepted, stops the group.
+    pub(crate) async fn close(&self, why: Refusal) {
+        let Some(engine) = &self.engine else { return };
+        // The inbox only refuses when the owner has already gone.
+        let _ = self.inbox.send(Message::Close { why }).await;
+        self.inbox.closed().await;
+        engine.shutdown().await;
+        self.shared.waiters.wake();
+    }
+}
+
+impl Shared {
+    fn serve_damaged(&self, file: &str, position: u64, why: &str) {
+        let why = format!("{file} at byte {position}: {why}");
+        tracing::error!(topic = %self.topic, partition = self.number, why, "log damaged");
+        self.high_watermark
+            .store(self.log.next_offset(), Ordering::Release);
+        self.log_start_offset
+            .store(self.log.first_offset(), Ordering::Release);
+        let (topic, partition) = (self.topic.to_string(), self.number);
+        *self.unavailable.lock() = Some(Refusal::PartitionDamaged {
+            topic,
+            partition,
+            why,
+        });
+    }
+}

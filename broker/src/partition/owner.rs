@@ -1,0 +1,607 @@
+//! The owner task of a partition: the one place where messages are accepted and get offsets.
+//!
+//! It keeps the log's end as it will be when everything accepted is applied: the next offset,
+//! the producers, the dedup ids still in flight. So a repeated or late batch is judged against
+//! what is on its way, not only against what is applied.
+//!
+//! Single messages are gathered into batches: a batch is proposed at once while fewer than two
+//! are in flight, else when one of them returns or it is full. So an idle partition adds no
+//! delay, and a busy one writes large batches.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use aqueduct_proto::batch::{Batch, stamp_append_time};
+use aqueduct_storage::{Kind, stored_len};
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Message, NewRecord, Permit, RecordsAnswer, Shared, Stored,
+    accumulator::{Open, Waiter, stored_bound},
+    producers::{Origin, Producers, Verdict},
+    state::{Change, Command, FLAG_DEDUP, Tick, origin_of},
+};
+use crate::{
+    clock,
+    error::Refusal,
+    limits::BATCH_BYTES,
+    metadata::{self, refusal, state::is_named},
+    raft::engine::{Data, Pending, ProposeError, ReplicaEngine, Reply},
+};
+
+/// Batches of gathered messages in flight before more are gathered.
+const GATHER_FROM: usize = 2;
+/// Messages taken from the inbox at a time.
+const TAKE: usize = 64;
+/// How old the machine's time may be when a dedup id is stored.
+const DEDUP_TICK_MS: i64 = 1_000;
+/// The same when only producers are stored.
+const PRODUCER_TICK_MS: i64 = 60_000;
+
+/// Who waits for a proposal.
+enum Waiting {
+    Nobody,
+    Records(Vec<Waiter>),
+    Batch {
+        answer: oneshot::Sender<Result<Stored, Refusal>>,
+        offset: u64,
+        permit: Permit,
+    },
+    Trim {
+        answer: oneshot::Sender<Result<u64, Refusal>>,
+    },
+}
+
+struct InFlight {
+    pending: Pending,
+    waiting: Waiting,
+    gathered: bool,
+}
+
+/// Dedup ids that are accepted and not yet applied.
+#[derive(Default)]
+struct FlyingIds {
+    offsets: HashMap<Bytes, u64>,
+    order: VecDeque<(u64, Bytes)>,
+}
+
+impl FlyingIds {
+    fn insert(&mut self, id: Bytes, offset: u64) {
+        self.offsets.insert(id.clone(), offset);
+        self.order.push_back((offset, id));
+    }
+
+    fn landed(&mut self, high_watermark: u64) {
+        while self
+            .order
+            .front()
+            .is_some_and(|(offset, _)| *offset < high_watermark)
+        {
+            if let Some((_, id)) = self.order.pop_front() {
+                self.offsets.remove(&id);
+            }
+        }
+    }
+}
+
+/// The owner's state.
+pub(super) struct Owner {
+    shared: Arc<Shared>,
+    engine: Arc<dyn ReplicaEngine>,
+    inbox: mpsc::Receiver<Message>,
+    view: metadata::View,
+    /// The offset that the next accepted record gets.
+    end: u64,
+    producers: Producers,
+    flying: FlyingIds,
+    open: Option<Open>,
+    in_flight: VecDeque<InFlight>,
+    /// Gathered batches among those in flight.
+    gathered: usize,
+    ticked_ms: i64,
+    closed: Option<Refusal>,
+}
+
+impl Owner {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        engine: Arc<dyn ReplicaEngine>,
+        inbox: mpsc::Receiver<Message>,
+        view: metadata::View,
+    ) -> Owner {
+        let (end, producers, ticked_ms) = {
+            let state = shared.state.lock();
+            (state.next_offset, state.producers.clone(), state.now_ms)
+        };
+        Owner {
+            shared,
+            engine,
+            inbox,
+            view,
+            end,
+            producers,
+            flying: FlyingIds::default(),
+            open: None,
+            in_flight: VecDeque::new(),
+            gathered: 0,
+            ticked_ms,
+            closed: None,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut taken = Vec::with_capacity(TAKE);
+        while self.closed.is_none() {
+            tokio::select! {
+                biased;
+                answer = first_answer(&mut self.in_flight) => self.settle(answer),
+                count = self.inbox.recv_many(&mut taken, TAKE) => {
+                    if count == 0 {
+                        break;
+                    }
+                    for message in taken.drain(..) {
+                        self.handle(message).await;
+                    }
+                }
+            }
+            self.flush_if_due().await;
+        }
+        self.finish().await;
+    }
+
+    /// Answers what was accepted, then refuses the rest of the inbox.
+    async fn finish(mut self) {
+        let why = self.closed.clone().unwrap_or(Refusal::Draining);
+        *self.shared.unavailable.lock() = Some(why.clone());
+        self.inbox.close();
+        self.flush().await;
+        while !self.in_flight.is_empty() {
+            let answer = first_answer(&mut self.in_flight).await;
+            self.settle(answer);
+        }
+        while let Ok(message) = self.inbox.try_recv() {
+            refuse(message, why.clone());
+        }
+    }
+
+    async fn handle(&mut self, message: Message) {
+        if let Some(why) = &self.closed {
+            return refuse(message, why.clone());
+        }
+        match message {
+            Message::Records {
+                records,
+                expected_offset,
+                permit,
+                answer,
+            } => match self.accept_records(&records, expected_offset).await {
+                Ok(answers) => self.wait_for_records(records.len(), answers, permit, answer),
+                Err(refusal) => drop(answer.send(RecordsAnswer::Refused(refusal))),
+            },
+            Message::Batch {
+                batch,
+                expected_offset,
+                permit,
+                answer,
+            } => {
+                self.flush().await;
+                self.take_batch(batch, expected_offset, permit, answer)
+                    .await;
+            }
+            Message::Trim { before, answer } => {
+                self.flush().await;
+                let before = before.min(self.shared.high_watermark());
+                self.propose(
+                    Command::data(Change::Trim(before)),
+                    Waiting::Trim { answer },
+                )
+                .await;
+            }
+            Message::Producer { id, answer } => {
+                self.flush().await;
+                let position = self.producers.position(id);
+                let (shared, end) = (self.shared.clone(), self.end);
+                tokio::spawn(async move {
+                    shared.applied(end).await;
+                    // Nobody may be waiting any more.
+                    let _ = answer.send(position);
+                });
+            }
+            Message::Close { why } => self.closed = Some(why),
+        }
+    }
+
+    fn check_expected(&self, expected: Option<u64>) -> Result<(), Refusal> {
+        let actual = self.end + self.open.as_ref().map_or(0, |open| u64::from(open.count()));
+        match expected {
+            Some(expected) if expected != actual => {
+                let partition = self.shared.number;
+                Err(Refusal::ExpectedOffset {
+                    partition,
+                    expected,
+                    actual,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<(), Refusal> {
+        self.shared.log.reserve(bytes).map_err(|error| match error {
+            aqueduct_storage::Error::Full { .. } => Refusal::DiskFull {
+                why: error.to_string(),
+            },
+            other => Refusal::Unavailable {
+                why: other.to_string(),
+            },
+        })
+    }
+
+    /// Puts records into the open batch; all of them or, with an error, none.
+    async fn accept_records(
+        &mut self,
+        records: &[NewRecord],
+        expected: Option<u64>,
+    ) -> Result<RecordsAnswer, Refusal> {
+        self.check_expected(expected)?;
+        let reserved = stored_bound(records);
+        self.reserve(reserved)?;
+        let append_time = self.shared.config.load().append_time;
+        if self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.is_append_time() != append_time)
+        {
+            self.flush().await;
+        }
+        let now_ms = clock::now_ms();
+        let open = self.open.get_or_insert_with(|| Open::new(append_time));
+        open.reserved += reserved;
+        let base_offset = self.end + u64::from(open.count());
+        if records.iter().all(|record| record.dedup_id.is_none()) {
+            records.iter().for_each(|record| open.push(record, now_ms));
+            return Ok(RecordsAnswer::Run { base_offset });
+        }
+        let answers = records
+            .iter()
+            .map(|record| self.accept_one(record, now_ms))
+            .collect();
+        Ok(RecordsAnswer::Each(answers))
+    }
+
+    /// One record that may have a dedup id. There is an open batch.
+    fn accept_one(&mut self, record: &NewRecord, now_ms: i64) -> Stored {
+        let open = self.open.as_mut().expect("accept_records opened it");
+        let offset = self.end + u64::from(open.count());
+        if let Some(id) = &record.dedup_id {
+            let known = self.flying.offsets.get(id).copied();
+            let known = known.or_else(|| {
+                let window = self.shared.config.load().dedup_window_ms;
+                let since_ms = now_ms.saturating_sub_unsigned(window);
+                self.shared.state.lock().dedup.offset(id, since_ms)
+            });
+            if let Some(offset) = known {
+                return Stored {
+                    offset,
+                    duplicate: true,
+                };
+            }
+            self.flying.insert(id.clone(), offset);
+        }
+        open.push(record, now_ms);
+        Stored {
+            offset,
+            duplicate: false,
+        }
+    }
+
+    /// The answer leaves with the open batch, or when the duplicates it names are durable.
+    fn wait_for_records(
+        &mut self,
+        count: usize,
+        answers: RecordsAnswer,
+        permit: Permit,
+        answer: oneshot::Sender<RecordsAnswer>,
+    ) {
+        if let RecordsAnswer::Each(all) = &answers
+            && all.iter().all(|stored| stored.duplicate)
+        {
+            let last = all
+                .iter()
+                .map(|stored| stored.offset + 1)
+                .max()
+                .unwrap_or(0);
+            return self.answer_when_applied(last, permit, move || drop(answer.send(answers)));
+        }
+        match &mut self.open {
+            Some(open) if count > 0 => open.waiters.push(Waiter {
+                answer,
+                answers,
+                permit,
+            }),
+            _ => drop(answer.send(answers)),
+        }
+    }
+
+    fn answer_when_applied(
+        &self,
+        offset: u64,
+        permit: Permit,
+        answer: impl FnOnce() + Send + 'static,
+    ) {
+        if self.shared.high_watermark() >= offset {
+            return answer();
+        }
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            shared.applied(offset).await;
+            answer();
+            drop(permit);
+        });
+    }
+
+    async fn take_batch(
+        &mut self,
+        batch: Batch,
+        expected: Option<u64>,
+        permit: Permit,
+        answer: oneshot::Sender<Result<Stored, Refusal>>,
+    ) {
+        let origin = origin_of(batch.header());
+        let verdict = origin.map_or(Ok(None), |origin| self.judge(origin));
+        match verdict.and_then(|duplicate| match duplicate {
+            Some(_) => Ok(duplicate),
+            None => self.check_expected(expected).map(|()| None),
+        }) {
+            Err(refusal) => drop(answer.send(Err(refusal))),
+            Ok(Some(offset)) => {
+                let stored = Stored {
+                    offset,
+                    duplicate: true,
+                };
+                let end = offset + u64::from(batch.count());
+                self.answer_when_applied(end, permit, move || drop(answer.send(Ok(stored))));
+            }
+            Ok(None) => self.store_batch(batch, origin, permit, answer).await,
+        }
+    }
+
+    /// `Some(offset)` for a duplicate, `None` for a batch to store.
+    fn judge(&self, origin: Origin) -> Result<Option<u64>, Refusal> {
+        let (producer_id, partition) = (origin.producer_id, self.shared.number);
+        if is_named(producer_id) {
+            let current = self.view.read().epochs.get(&producer_id).copied();
+            let current = i16::try_from(current.unwrap_or(0)).unwrap_or(i16::MAX);
+            if current != origin.epoch {
+                let epoch = origin.epoch;
+                return Err(Refusal::ProducerFenced {
+                    producer_id,
+                    epoch,
+                    current,
+                });
+            }
+        }
+        let got = origin.sequence;
+        match self.producers.check(origin) {
+            Verdict::Store => Ok(None),
+            Verdict::Duplicate { base_offset } => Ok(Some(base_offset)),
+            Verdict::TooOld => Err(Refusal::SequenceTooOld {
+                producer_id,
+                partition,
+                got,
+            }),
+            Verdict::Gap { expected } => Err(Refusal::SequenceGap {
+                producer_id,
+                partition,
+                expected,
+                got,
+            }),
+            Verdict::Fenced { current } => Err(Refusal::ProducerFenced {
+                producer_id,
+                epoch: origin.epoch,
+                current,
+            }),
+        }
+    }
+
+    async fn store_batch(
+        &mut self,
+        batch: Batch,
+        origin: Option<Origin>,
+        permit: Permit,
+        answer: oneshot::Sender<Result<Stored, Refusal>>,
+    ) {
+        let count = batch.count();
+        let mut payload = batch.into_bytes();
+        if let Err(refusal) = self.reserve(stored_len(payload.len())) {
+            return drop(answer.send(Err(refusal)));
+        }
+        if self.shared.config.load().append_time {
+            payload = stamp_append_time(payload, clock::now_ms());
+        }
+        if origin.is_some() {
+            self.tick_if_older_than(PRODUCER_TICK_MS).await;
+        }
+        let offset = self.end;
+        self.end += u64::from(count);
+        if let Some(origin) = origin {
+            self.producers.record(origin, offset, self.ticked_ms);
+        }
+        let data = Data {
+            kind: Kind::Batch,
+            flags: 0,
+            payload,
+        };
+        self.propose(
+            data,
+            Waiting::Batch {
+                answer,
+                offset,
+                permit,
+            },
+        )
+        .await;
+    }
+
+    /// The machine's time moves by entries alone; this adds one if it is too far behind.
+    async fn tick_if_older_than(&mut self, age_ms: i64) {
+        let now_ms = clock::now_ms();
+        if now_ms - self.ticked_ms < age_ms {
+            return;
+        }
+        self.ticked_ms = now_ms;
+        let dedup_window_ms = self.shared.config.load().dedup_window_ms;
+        let tick = Change::Tick(Tick {
+            now_ms,
+            dedup_window_ms,
+        });
+        self.propose(Command::data(tick), Waiting::Nobody).await;
+    }
+
+    async fn flush_if_due(&mut self) {
+        let due = self
+            .open
+            .as_ref()
+            .is_some_and(|open| self.gathered < GATHER_FROM || open.bytes() >= BATCH_BYTES);
+        if due {
+            self.flush().await;
+        }
+    }
+
+    async fn flush(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        let count = open.count();
+        if count == 0 {
+            // All were duplicates, and their answers do not wait for a batch.
+            return self.shared.log.unreserve(open.reserved);
+        }
+        let (batch, reserved, waiters, dedup) = open.finish();
+        let payload = match batch {
+            Ok(payload) => payload,
+            Err(error) => {
+                self.shared.log.unreserve(reserved);
+                let why = Refusal::BadBatch {
+                    why: error.to_string(),
+                };
+                return answer_all(waiters, &why);
+            }
+        };
+        let unused = reserved.saturating_sub(stored_len(payload.len()));
+        self.shared.log.unreserve(unused);
+        if dedup {
+            self.tick_if_older_than(DEDUP_TICK_MS).await;
+        }
+        self.end += u64::from(count);
+        let flags = if dedup { FLAG_DEDUP } else { 0 };
+        let data = Data {
+            kind: Kind::Batch,
+            flags,
+            payload,
+        };
+        self.propose(data, Waiting::Records(waiters)).await;
+    }
+
+    async fn propose(&mut self, data: Data, waiting: Waiting) {
+        let gathered = matches!(waiting, Waiting::Records(_));
+        match self.engine.propose(data).await {
+            Ok(pending) => {
+                self.gathered += usize::from(gathered);
+                self.in_flight.push_back(InFlight {
+                    pending,
+                    waiting,
+                    gathered,
+                });
+            }
+            Err(error) => self.fail(error, waiting),
+        }
+    }
+
+    /// The oldest proposal has its answer.
+    fn settle(&mut self, answer: Result<Reply, ProposeError>) {
+        let Some(first) = self.in_flight.pop_front() else {
+            return;
+        };
+        self.gathered -= usize::from(first.gathered);
+        let reply = match answer {
+            Ok(reply) => reply,
+            Err(error) => return self.fail(error, first.waiting),
+        };
+        match first.waiting {
+            Waiting::Nobody => {}
+            Waiting::Records(waiters) => {
+                self.flying.landed(self.shared.high_watermark());
+                for waiter in waiters {
+                    // Whoever hung up has given up the answer.
+                    let _ = waiter.answer.send(waiter.answers);
+                    drop(waiter.permit);
+                }
+            }
+            Waiting::Batch {
+                answer,
+                offset,
+                permit,
+            } => {
+                assert_eq!(
+                    reply,
+                    Reply::Stored {
+                        base_offset: offset
+                    },
+                    "offsets are assigned here"
+                );
+                let _ = answer.send(Ok(Stored {
+                    offset,
+                    duplicate: false,
+                }));
+                drop(permit);
+            }
+            Waiting::Trim { answer } => {
+                let _ = answer.send(Ok(self.shared.log_start_offset()));
+            }
+        }
+    }
+
+    /// A proposal failed: what the owner believes of the log's end is no longer true, so it
+    /// stops taking messages.
+    fn fail(&mut self, error: ProposeError, waiting: Waiting) {
+        let why = refusal(error);
+        tracing::error!(topic = %self.shared.topic, partition = self.shared.number, %why,
+            "a proposal failed, the partition stops");
+        match waiting {
+            Waiting::Nobody => {}
+            Waiting::Records(waiters) => answer_all(waiters, &why),
+            Waiting::Batch { answer, .. } => drop(answer.send(Err(why.clone()))),
+            Waiting::Trim { answer } => drop(answer.send(Err(why.clone()))),
+        }
+        let stopped = Refusal::Unavailable {
+            why: format!("the partition has stopped: {why}"),
+        };
+        self.closed.get_or_insert(stopped);
+    }
+}
+
+fn answer_all(waiters: Vec<Waiter>, why: &Refusal) {
+    for waiter in waiters {
+        let _ = waiter.answer.send(RecordsAnswer::Refused(why.clone()));
+    }
+}
+
+fn refuse(message: Message, why: Refusal) {
+    match message {
+        Message::Records { answer, .. } => drop(answer.send(RecordsAnswer::Refused(why))),
+        Message::Batch { answer, .. } => drop(answer.send(Err(why))),
+        Message::Trim { answer, .. } => drop(answer.send(Err(why))),
+        // Dropping the sender says that the partition is closed.
+        Message::Producer { .. } | Message::Close { .. } => {}
+    }
+}
+
+/// The answer to the oldest proposal; never, if there is none.
+async fn first_answer(in_flight: &mut VecDeque<InFlight>) -> Result<Reply, ProposeError> {
+    match in_flight.front_mut() {
+        Some(first) => (&mut first.pending).await,
+        None => std::future::pending().await,
+    }
+}

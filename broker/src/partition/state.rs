@@ -1,0 +1,194 @@
+//! The partition machine's state and its commands. Pure: entries in, state and replies out.
+//!
+//! Batches take offsets in log order; that is all that gives an offset its record. The state
+//! beside them is what idempotence needs (producers, dedup ids), where the log begins for
+//! readers, and the greatest stamp seen.
+
+use aqueduct_proto::{
+    attributes,
+    batch::{Batch, BatchHeader},
+};
+use aqueduct_storage::Kind;
+use bytes::Bytes;
+use prost::Message;
+
+use super::{
+    dedup::{Dedup, Saved},
+    producers::{Origin, Producers},
+};
+use crate::{
+    limits::MAX_DECOMPRESSED_BYTES,
+    raft::engine::{Data, Reply},
+};
+
+/// Entry flag: some record of the batch carries a dedup id.
+pub(crate) const FLAG_DEDUP: u8 = 1;
+
+/// A change of a partition that is not a batch.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Command {
+    #[prost(oneof = "Change", tags = "1, 2")]
+    pub(crate) change: Option<Change>,
+}
+
+/// What a [`Command`] changes.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(crate) enum Change {
+    /// Messages below this offset are gone.
+    #[prost(uint64, tag = "1")]
+    Trim(u64),
+    /// Time has passed.
+    #[prost(message, tag = "2")]
+    Tick(Tick),
+}
+
+/// The proposer's time, and how long dedup ids live by its configuration.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Tick {
+    #[prost(int64, tag = "1")]
+    pub(crate) now_ms: i64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) dedup_window_ms: u64,
+}
+
+impl Command {
+    /// The command as a proposal.
+    pub(crate) fn data(change: Change) -> Data {
+        let payload = Command {
+            change: Some(change),
+        }
+        .encode_to_vec()
+        .into();
+        Data {
+            kind: Kind::Command,
+            flags: 0,
+            payload,
+        }
+    }
+}
+
+/// Everything a partition knows besides its records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    /// Offset of the next record.
+    pub(crate) next_offset: u64,
+    /// First offset that readers may see.
+    pub(crate) log_start_offset: u64,
+    /// Greatest stamp seen.
+    pub(crate) now_ms: i64,
+    pub(crate) producers: Producers,
+    pub(crate) dedup: Dedup,
+    /// Entries that this version could not read; kept for diagnosis, not replicated.
+    pub(crate) unreadable: u64,
+}
+
+/// The state as a checkpoint keeps it.
+#[derive(Clone, PartialEq, Message)]
+struct SavedState {
+    #[prost(uint64, tag = "1")]
+    next_offset: u64,
+    #[prost(uint64, tag = "2")]
+    log_start_offset: u64,
+    #[prost(int64, tag = "3")]
+    now_ms: i64,
+    #[prost(message, required, tag = "4")]
+    producers: Producers,
+    #[prost(message, repeated, tag = "5")]
+    dedup: Vec<Saved>,
+}
+
+/// What the header of a batch says of its producer, if it has one.
+pub(crate) fn origin_of(header: &BatchHeader) -> Option<Origin> {
+    (header.producer_id >= 0).then_some(Origin {
+        producer_id: header.producer_id,
+        epoch: header.producer_epoch,
+        sequence: header.base_sequence,
+        count: u32::try_from(header.count).unwrap_or(0),
+    })
+}
+
+impl State {
+    /// Applies one committed entry.
+    pub(crate) fn apply(&mut self, data: &Data) -> Reply {
+        match data.kind {
+            Kind::Batch => self.apply_batch(&data.payload, data.flags),
+            _ => self.apply_command(&data.payload),
+        }
+    }
+
+    fn apply_batch(&mut self, bytes: &Bytes, flags: u8) -> Reply {
+        let base_offset = self.next_offset;
+        let Ok(header) = BatchHeader::read(bytes) else {
+            // Storage verified the batch's frame when it was written and read.
+            self.unreadable += 1;
+            return Reply::Done;
+        };
+        self.next_offset += u64::from(header.last_offset_delta.unsigned_abs()) + 1;
+        if let Some(origin) = origin_of(&header) {
+            self.producers.record(origin, base_offset, self.now_ms);
+        }
+        if flags & FLAG_DEDUP != 0 {
+            self.record_dedup_ids(bytes, base_offset);
+        }
+        Reply::Stored { base_offset }
+    }
+
+    fn record_dedup_ids(&mut self, bytes: &Bytes, base_offset: u64) {
+        let records = Batch::check(bytes.clone()).and_then(|b| b.records(MAX_DECOMPRESSED_BYTES));
+        let Ok(records) = records else {
+            self.unreadable += 1;
+            return;
+        };
+        for (record, offset) in records.map_while(Result::ok).zip(base_offset..) {
+            if let Some(id) = attributes::dedup_id(&record) {
+                self.dedup.record(id, offset, self.now_ms);
+            }
+        }
+    }
+
+    fn apply_command(&mut self, payload: &Bytes) -> Reply {
+        match Command::decode(payload.as_ref())
+            .ok()
+            .and_then(|command| command.change)
+        {
+            Some(Change::Trim(offset)) => {
+                let offset = offset.min(self.next_offset);
+                self.log_start_offset = self.log_start_offset.max(offset);
+            }
+            Some(Change::Tick(tick)) => {
+                self.now_ms = self.now_ms.max(tick.now_ms);
+                self.dedup.expire(self.now_ms, tick.dedup_window_ms);
+            }
+            None => self.unreadable += 1,
+        }
+        Reply::Done
+    }
+
+    /// The state for a checkpoint.
+    pub(crate) fn save(&self) -> Vec<u8> {
+        SavedState {
+            next_offset: self.next_offset,
+            log_start_offset: self.log_start_offset,
+            now_ms: self.now_ms,
+            producers: self.producers.clone(),
+            dedup: self.dedup.save(),
+        }
+        .encode_to_vec()
+    }
+
+    /// The inverse of [`State::save`].
+    ///
+    /// # Errors
+    /// If the bytes are not a saved state.
+    pub(crate) fn load(bytes: &[u8]) -> Result<State, prost::DecodeError> {
+        let saved = SavedState::decode(bytes)?;
+        Ok(State {
+            next_offset: saved.next_offset,
+            log_start_offset: saved.log_start_offset,
+            now_ms: saved.now_ms,
+            producers: saved.producers,
+            dedup: Dedup::load(saved.dedup),
+            unreadable: 0,
+        })
+    }
+}

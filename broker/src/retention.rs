@@ -1,0 +1,55 @@
+//! The retention task: now and then, for each partition, what its topic no longer keeps.
+//!
+//! What to drop is decided by storage's pure rule from facts about segments; it becomes a
+//! command in the partition's log, so that replicas agree on where the log begins.
+
+use std::{sync::Arc, time::Duration};
+
+use aqueduct_storage::retention::{Policy, boundary};
+
+use crate::{clock, partition::Partition, services::Services};
+
+/// Looks at every partition each `interval`, until the node drains.
+pub(crate) async fn run(services: Arc<Services>, interval: Duration) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = services.drained() => return,
+        }
+        for live in services.topics.all() {
+            for partition in &live.partitions {
+                look_at(partition).await;
+            }
+            // Other tasks of this thread have their turn between topics.
+            tokio::task::yield_now().await;
+        }
+        services.metadata.compact().await;
+    }
+}
+
+async fn look_at(partition: &Partition) {
+    if partition.unavailable().is_some() {
+        return;
+    }
+    let shared = partition.shared();
+    let config = **shared.config.load();
+    let policy = Policy {
+        max_age_ms: (config.retention_ms > 0).then_some(config.retention_ms),
+        max_bytes: (config.retention_bytes > 0).then_some(config.retention_bytes),
+    };
+    if policy.max_age_ms.is_none() && policy.max_bytes.is_none() {
+        return;
+    }
+    let segments = shared.log.segments();
+    let Some(before) = boundary(&segments, &policy, clock::now_ms()) else {
+        return;
+    };
+    if before > shared.log_start_offset() {
+        let trimmed = partition.trim(before).await;
+        if let Err(refusal) = trimmed {
+            return tracing::warn!(topic = %shared.topic, partition = shared.number, %refusal,
+                "retention was not applied");
+        }
+    }
+    partition.drop_trimmed_segments().await;
+}

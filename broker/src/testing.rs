@@ -1,0 +1,56 @@
+//! A broker inside your own tests: the real engine, on a free port, in a directory that goes
+//! away with it.
+//!
+//! ```no_run
+//! let broker = aqueduct_broker::testing::Broker::temp()?;
+//! println!("connect to {}", broker.address());
+//! # Ok::<(), aqueduct_broker::node::StartError>(())
+//! ```
+
+use std::{net::SocketAddr, time::Duration};
+
+use tempfile::TempDir;
+
+use crate::{
+    config::Config,
+    node::{Node, StartError},
+};
+
+/// A running broker; dropping it stops it and removes its data.
+pub struct Broker {
+    node: Option<Node>,
+    address: SocketAddr,
+    _dir: TempDir,
+}
+
+impl Broker {
+    /// Starts a broker with an empty temporary directory. Topics are created by publishing.
+    ///
+    /// # Errors
+    /// If there is no temporary directory or no free port.
+    pub fn temp() -> Result<Broker, StartError> {
+        let dir = TempDir::with_prefix("aqueduct-")?;
+        let mut config = Config::new(dir.path());
+        config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.auto_create_topics = true;
+        let node = Node::start(config)?;
+        Ok(Broker {
+            address: node.address(),
+            node: Some(node),
+            _dir: dir,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.take() {
+            node.shutdown(Duration::from_secs(1));
+        }
+    }
+}

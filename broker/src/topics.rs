@@ -1,0 +1,598 @@
+//! The topics of the node: the rules of creating, changing and deleting them, and which
+//! partitions run for them.
+//!
+//! A change is first agreed on (metadata), then carried out here: logs are made, partitions
+//! started, and only then does the caller get an answer. What a crash leaves undone is done at
+//! the next start, when the running partitions are brought in line with the metadata.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use aqueduct_proto::names;
+use aqueduct_storage::{Log, Store};
+use futures::{StreamExt as _, TryStreamExt as _};
+use parking_lot::RwLock;
+
+use crate::{
+    config::Config,
+    error::Refusal,
+    limits,
+    metadata::{
+        METADATA_GROUP, Metadata,
+        state::{Change, CreateTopic, Denied, Outcome, Topic, TopicConfig, UpdateTopic},
+    },
+    partition::{Partition, Place},
+    shards::Shards,
+};
+
+/// Partitions that are started at a time.
+const STARTS_AT_A_TIME: usize = 64;
+
+/// A topic with its running partitions.
+pub(crate) struct LiveTopic {
+    pub(crate) topic: Topic,
+    pub(crate) partitions: Vec<Partition>,
+    turn: AtomicU32,
+}
+
+impl LiveTopic {
+    /// The partition of this number.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn partition(&self, number: u32) -> Result<&Partition, Refusal> {
+        self.partitions
+            .get(number as usize)
+            .ok_or_else(|| Refusal::PartitionNotFound {
+                topic: self.topic.name.clone(),
+                partition: number,
+                partitions: self.partitions.len() as u32,
+            })
+    }
+
+    /// The partition whose turn it is for messages without a key.
+    pub(crate) fn next_partition(&self) -> u32 {
+        self.turn.fetch_add(1, Ordering::Relaxed) % self.partitions.len() as u32
+    }
+}
+
+/// What a topic is created with.
+#[derive(Debug, Clone)]
+pub(crate) struct NewTopic {
+    pub(crate) name: String,
+    pub(crate) partitions: u32,
+    pub(crate) config: TopicConfig,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// What of a topic is to change; `None` stays.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TopicChange {
+    pub(crate) partitions: Option<u32>,
+    pub(crate) retention_ms: Option<u64>,
+    pub(crate) retention_bytes: Option<u64>,
+    pub(crate) max_message_bytes: Option<u64>,
+    pub(crate) append_time: Option<bool>,
+    pub(crate) dedup_window_ms: Option<u64>,
+    pub(crate) labels: Option<BTreeMap<String, String>>,
+    /// Only if the topic still is at this version.
+    pub(crate) version: Option<u64>,
+}
+
+/// Up to where a topic is to be trimmed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum TrimTo {
+    Place(Place),
+    All,
+}
+
+/// All topics of the node.
+pub(crate) struct Topics {
+    metadata: Metadata,
+    store: Store,
+    shards: Arc<Shards>,
+    live: RwLock<BTreeMap<String, Arc<LiveTopic>>>,
+    /// One change at a time, from proposal to running partitions.
+    changing: tokio::sync::Mutex<()>,
+    auto_create: Option<u32>,
+}
+
+impl Topics {
+    /// Starts every partition that the metadata knows, and removes logs of topics that were
+    /// deleted while it could not be carried out.
+    ///
+    /// # Errors
+    /// If a log cannot be opened or a partition does not come up.
+    pub(crate) async fn start(
+        metadata: Metadata,
+        store: Store,
+        shards: Arc<Shards>,
+        config: &Config,
+    ) -> io::Result<Topics> {
+        let auto_create = config
+            .auto_create_topics
+            .then_some(config.auto_create_partitions);
+        let topics = Topics {
+            metadata,
+            store,
+            shards,
+            live: RwLock::default(),
+            changing: tokio::sync::Mutex::default(),
+            auto_create,
+        };
+        let known: Vec<Topic> = topics
+            .metadata
+            .view()
+            .read()
+            .topics
+            .values()
+            .cloned()
+            .collect();
+        let wanted: BTreeSet<u64> = known
+            .iter()
+            .flat_map(|topic| topic.groups.clone())
+            .collect();
+        for id in topics.store.logs() {
+            if id != METADATA_GROUP && !wanted.contains(&id) {
+                tracing::info!(log = id, "removing the log of a deleted topic");
+                topics.store.remove_log(id).map_err(io::Error::other)?;
+            }
+        }
+        for topic in known {
+            topics.run(topic, Vec::new()).await?;
+        }
+        Ok(topics)
+    }
+
+    /// Starts the partitions of `topic` beyond those that run already, and makes it visible.
+    async fn run(&self, topic: Topic, running: Vec<Partition>) -> io::Result<Arc<LiveTopic>> {
+        for partition in &running {
+            partition.shared().config.store(Arc::new(topic.config));
+        }
+        let logs = self.logs(topic.groups[running.len()..].to_vec()).await?;
+        let name: Arc<str> = topic.name.as_str().into();
+        let starts = logs
+            .into_iter()
+            .zip(running.len() as u32..)
+            .map(|(log, number)| {
+                let (name, view) = (name.clone(), self.metadata.view().clone());
+                let id = log.id();
+                let start = Partition::start(name, number, topic.config, log, view);
+                async move { self.shards.run(id, start).await? }
+            });
+        let started: Vec<Partition> = futures::stream::iter(starts)
+            .buffered(STARTS_AT_A_TIME)
+            .try_collect()
+            .await?;
+        let partitions = running.into_iter().chain(started).collect();
+        let live = Arc::new(LiveTopic {
+            topic,
+            partitions,
+            turn: AtomicU32::new(0),
+        });
+        self.live
+            .write()
+            .insert(live.topic.name.clone(), live.clone());
+        Ok(live)
+    }
+
+    /// Opens logs, or makes them where a crash came before.
+    async fn logs(&self, groups: Vec<u64>) -> io::Result<Vec<Log>> {
+        let store = self.store.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let existing: BTreeSet<u64> = store.logs().into_iter().collect();
+            let missing: Vec<u64> = groups
+                .iter()
+                .copied()
+                .filter(|id| !existing.contains(id))
+                .collect();
+            store.create_logs(&missing)?;
+            groups
+                .iter()
+                .map(|id| store.open_log(*id))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        opened
+            .await
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)
+    }
+
+    /// The topic of this name ("orders" or "topics/orders").
+    ///
+    /// # Errors
+    /// If the name cannot be or there is no such topic.
+    pub(crate) fn get(&self, name: &str) -> Result<Arc<LiveTopic>, Refusal> {
+        let name = parse_name(name)?;
+        let live = self.live.read();
+        live.get(name)
+            .cloned()
+            .ok_or_else(|| Refusal::TopicNotFound {
+                topic: name.to_owned(),
+                did_you_mean: closest(name, live.keys()),
+            })
+    }
+
+    /// The topic to publish to: created on the way if the node does that.
+    ///
+    /// # Errors
+    /// As [`Topics::get`].
+    pub(crate) async fn get_or_create(&self, name: &str) -> Result<Arc<LiveTopic>, Refusal> {
+        let missing = match self.get(name) {
+            Err(missing @ Refusal::TopicNotFound { .. }) => missing,
+            other => return other,
+        };
+        let Some(partitions) = self.auto_create else {
+            return Err(missing);
+        };
+        let name = parse_name(name)?.to_owned();
+        let config = TopicConfig::standard();
+        let new = NewTopic {
+            name: name.clone(),
+            partitions,
+            config,
+            labels: BTreeMap::new(),
+        };
+        match self.create(new, false).await {
+            Ok(_) | Err(Refusal::TopicExists { .. }) => self.get(&name),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Up to `limit` topics whose names begin with `prefix` and come after `after`.
+    pub(crate) fn list(&self, prefix: &str, after: &str, limit: usize) -> Vec<Topic> {
+        let live = self.live.read();
+        let from = if after > prefix { after } else { prefix };
+        live.range(from.to_owned()..)
+            .take_while(|(name, _)| name.starts_with(prefix))
+            .filter(|(name, _)| name.as_str() > after)
+            .take(limit)
+            .map(|(_, live)| live.topic.clone())
+            .collect()
+    }
+
+    /// Every running topic.
+    pub(crate) fn all(&self) -> Vec<Arc<LiveTopic>> {
+        self.live.read().values().cloned().collect()
+    }
+
+    /// Creates a topic; with `validate_only` just says what it would be.
+    ///
+    /// # Errors
+    /// If it exists, a field cannot be, or a limit is reached.
+    pub(crate) async fn create(
+        &self,
+        new: NewTopic,
+        validate_only: bool,
+    ) -> Result<Topic, Refusal> {
+        let name = parse_name(&new.name)?.to_owned();
+        check_partitions(new.partitions)?;
+        check_config(&new.config)?;
+        check_labels(&new.labels)?;
+        let _changing = self.changing.lock().await;
+        let change = CreateTopic {
+            name: name.clone(),
+            partitions: new.partitions,
+            config: new.config,
+            labels: new.labels,
+        };
+        if validate_only {
+            let mut state = self.metadata.view().read().clone();
+            let now_ms = crate::clock::now_ms();
+            let change = Some(Change::CreateTopic(change));
+            let outcome = state.apply(crate::metadata::state::Command { now_ms, change });
+            return topic_of(outcome, &name, None);
+        }
+        let outcome = self.metadata.propose(Change::CreateTopic(change)).await?;
+        let topic = topic_of(outcome, &name, None)?;
+        self.run(topic.clone(), Vec::new())
+            .await
+            .map_err(not_carried_out)?;
+        Ok(topic)
+    }
+
+    /// Changes a topic; with `validate_only` just says what it would become.
+    ///
+    /// # Errors
+    /// As [`Topics::create`], and if it has changed since the caller looked.
+    pub(crate) async fn update(
+        &self,
+        name: &str,
+        change: TopicChange,
+        validate_only: bool,
+    ) -> Result<Topic, Refusal> {
+        let _changing = self.changing.lock().await;
+        let live = self.get(name)?;
+        let expected = change.version;
+        let changed = changed_topic(&live.topic, change)?;
+        if let Some(expected) = expected.filter(|version| *version != live.topic.version) {
+            return Err(etag_mismatch(&live.topic, expected));
+        }
+        if validate_only {
+            return Ok(changed.0);
+        }
+        let (topic, partitions) = changed;
+        let name = topic.name.clone();
+        let update = UpdateTopic {
+            name: name.clone(),
+            partitions,
+            config: topic.config,
+            labels: topic.labels,
+            from_version: live.topic.version,
+        };
+        let outcome = self.metadata.propose(Change::UpdateTopic(update)).await?;
+        let topic = topic_of(outcome, &name, Some(&live.topic))?;
+        self.run(topic.clone(), live.partitions.clone())
+            .await
+            .map_err(not_carried_out)?;
+        Ok(topic)
+    }
+
+    /// Deletes a topic and everything in it.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) async fn delete(&self, name: &str, validate_only: bool) -> Result<(), Refusal> {
+        let _changing = self.changing.lock().await;
+        let live = self.get(name)?;
+        if validate_only {
+            return Ok(());
+        }
+        let name = live.topic.name.clone();
+        let outcome = self
+            .metadata
+            .propose(Change::DeleteTopic(name.clone()))
+            .await?;
+        topic_of(outcome, &name, None)?;
+        self.live.write().remove(&name);
+        let gone = Refusal::TopicNotFound {
+            topic: name,
+            did_you_mean: None,
+        };
+        let closing = live
+            .partitions
+            .iter()
+            .map(|partition| partition.close(gone.clone()));
+        futures::future::join_all(closing).await;
+        let (store, groups) = (self.store.clone(), live.topic.groups.clone());
+        let removed = tokio::task::spawn_blocking(move || {
+            groups.into_iter().try_for_each(|id| store.remove_log(id))
+        });
+        removed
+            .await
+            .map_err(|error| not_carried_out(io::Error::other(error)))?
+            .map_err(|error| {
+                // The topic is gone for every user; its files go at the next start.
+                tracing::warn!(%error, "the log of a deleted topic was not removed");
+                not_carried_out(io::Error::other(error))
+            })
+    }
+
+    /// Forgets messages of one partition or all; answers the first offset left of each.
+    ///
+    /// # Errors
+    /// If the place cannot be found or a partition takes no commands.
+    pub(crate) async fn trim(
+        &self,
+        name: &str,
+        partition: Option<u32>,
+        to: TrimTo,
+        validate_only: bool,
+    ) -> Result<Vec<(u32, u64)>, Refusal> {
+        let live = self.get(name)?;
+        let partitions = match partition {
+            Some(number) => vec![(number, live.partition(number)?)],
+            None => (0..).zip(&live.partitions).collect(),
+        };
+        let mut trimmed = Vec::new();
+        for (number, partition) in partitions {
+            let before = match to {
+                TrimTo::All => partition.offset_of(Place::End).await?,
+                TrimTo::Place(place) => partition.offset_of(place).await?,
+            };
+            let start = if validate_only {
+                before
+            } else {
+                partition.trim(before).await?
+            };
+            if !validate_only {
+                partition.drop_trimmed_segments().await;
+            }
+            trimmed.push((number, start));
+        }
+        Ok(trimmed)
+    }
+
+    /// Closes every partition, answering what was accepted.
+    pub(crate) async fn close(&self) {
+        for live in self.all() {
+            let closing = live.partitions.iter().map(|p| p.close(Refusal::Draining));
+            futures::future::join_all(closing).await;
+        }
+    }
+}
+
+fn parse_name(name: &str) -> Result<&str, Refusal> {
+    names::parse_topic(name).map_err(|error| Refusal::invalid("topic", error.to_string()))
+}
+
+fn not_carried_out(error: io::Error) -> Refusal {
+    Refusal::Unknown {
+        why: format!("agreed on, but not carried out yet: {error}"),
+    }
+}
+
+fn etag_mismatch(topic: &Topic, expected: u64) -> Refusal {
+    Refusal::EtagMismatch {
+        topic: topic.name.clone(),
+        expected: expected.to_string(),
+        actual: topic.version.to_string(),
+    }
+}
+
+fn topic_of(outcome: Outcome, name: &str, seen: Option<&Topic>) -> Result<Topic, Refusal> {
+    let denied = match outcome {
+        Outcome::Topic(topic) => return Ok(topic),
+        Outcome::Denied(why) => Denied::try_from(why).unwrap_or(Denied::Unreadable),
+        Outcome::Producer(_) => Denied::Unreadable,
+    };
+    let topic = name.to_owned();
+    Err(match denied {
+        Denied::Exists => Refusal::TopicExists { topic },
+        Denied::NotFound => Refusal::TopicNotFound {
+            topic,
+            did_you_mean: None,
+        },
+        Denied::TooMany => Refusal::LimitReached {
+            what: format!("topics ({}) or partitions", limits::MAX_TOPICS),
+            limit: limits::MAX_PARTITIONS as u64,
+        },
+        Denied::FewerPartitions => Refusal::invalid("partitions", "they can only be added"),
+        Denied::Changed => Refusal::EtagMismatch {
+            topic,
+            expected: seen.map_or(0, |topic| topic.version).to_string(),
+            actual: "a later one".into(),
+        },
+        Denied::Unreadable => Refusal::Unknown {
+            why: "an unexpected outcome".into(),
+        },
+    })
+}
+
+/// The topic with the change, and how many partitions it shall have.
+fn changed_topic(topic: &Topic, change: TopicChange) -> Result<(Topic, u32), Refusal> {
+    let mut topic = topic.clone();
+    let now = topic.groups.len() as u32;
+    let partitions = change.partitions.unwrap_or(now);
+    check_partitions(partitions)?;
+    if partitions < now {
+        let why =
+            format!("there are {now}; they can only be added, not be reduced to {partitions}");
+        return Err(Refusal::invalid("partitions", why));
+    }
+    let config = &mut topic.config;
+    config.retention_ms = change.retention_ms.unwrap_or(config.retention_ms);
+    config.retention_bytes = change.retention_bytes.unwrap_or(config.retention_bytes);
+    config.max_message_bytes = change.max_message_bytes.unwrap_or(config.max_message_bytes);
+    config.append_time = change.append_time.unwrap_or(config.append_time);
+    config.dedup_window_ms = change.dedup_window_ms.unwrap_or(config.dedup_window_ms);
+    check_config(config)?;
+    if let Some(labels) = change.labels {
+        check_labels(&labels)?;
+        topic.labels = labels;
+    }
+    topic.groups.resize(partitions as usize, 0);
+    Ok((topic, partitions))
+}
+
+fn check_partitions(partitions: u32) -> Result<(), Refusal> {
+    if (1..=limits::MAX_PARTITIONS_PER_TOPIC).contains(&partitions) {
+        return Ok(());
+    }
+    let limit = limits::MAX_PARTITIONS_PER_TOPIC;
+    Err(Refusal::invalid(
+        "partitions",
+        format!("{partitions} is not between 1 and {limit}"),
+    ))
+}
+
+fn check_config(config: &TopicConfig) -> Result<(), Refusal> {
+    let check = |field: &str, value: u64, max: u64| {
+        if value <= max {
+            return Ok(());
+        }
+        Err(Refusal::invalid(
+            field,
+            format!("{value} is above the limit of {max}"),
+        ))
+    };
+    let ms = |limit: std::time::Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    check(
+        "config.retention",
+        config.retention_ms,
+        ms(limits::MAX_RETENTION),
+    )?;
+    check(
+        "config.dedup_window",
+        config.dedup_window_ms,
+        ms(limits::MAX_DEDUP_WINDOW),
+    )?;
+    check(
+        "config.max_message_bytes",
+        config.max_message_bytes,
+        limits::MAX_MESSAGE_BYTES,
+    )?;
+    if config.max_message_bytes == 0 {
+        return Err(Refusal::invalid(
+            "config.max_message_bytes",
+            "0 would allow no message",
+        ));
+    }
+    Ok(())
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    if labels.len() > limits::MAX_LABELS {
+        let why = format!(
+            "{} labels, the limit is {}",
+            labels.len(),
+            limits::MAX_LABELS
+        );
+        return Err(Refusal::invalid("labels", why));
+    }
+    for (key, value) in labels {
+        let longest = key.len().max(value.len());
+        if key.is_empty() || longest > limits::MAX_LABEL_BYTES {
+            let limit = limits::MAX_LABEL_BYTES;
+            let why = format!("keys have 1 to {limit} bytes, values up to {limit}; got {longest}");
+            return Err(Refusal::invalid("labels", why));
+        }
+    }
+    Ok(())
+}
+
+/// The name that differs least, if few enough letters differ to be a slip.
+fn closest<'a>(name: &str, names: impl Iterator<Item = &'a String>) -> Option<String> {
+    let limit = (name.len() / 3).clamp(1, 3);
+    names
+        .take(1_000)
+        .map(|other| (distance(name, other), other))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, other)| other.clone())
+}
+
+/// Levenshtein's distance, in bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let change = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_find_the_name_that_was_meant() {
+        let names = ["orders".to_owned(), "invoices".to_owned()];
+        assert_eq!(closest("order", names.iter()), Some("orders".into()));
+        assert_eq!(closest("invioces", names.iter()), Some("invoices".into()));
+        assert_eq!(closest("payments", names.iter()), None);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}
