@@ -1,0 +1,137 @@
+//! The command line: one file per family of verbs.
+//!
+//! Promises, on which scripts rely: what a command prints with `-o json` or `-o jsonl` keeps its
+//! keys; errors go to stderr as `error: …` and `hint: …`; the exit code says what kind of failure
+//! it was (see [`output`]); nothing is asked when there is nobody to answer. Client commands speak
+//! to a broker through `aqueduct-client` only, and never look into its data directory; `log` does
+//! the opposite, on a stopped broker.
+
+mod output;
+mod values;
+
+mod serve;
+
+mod publish;
+mod publish_input;
+mod subscribe;
+
+mod get;
+mod records;
+mod topic;
+mod topic_output;
+
+mod doctor;
+mod version;
+
+use std::{process::ExitCode, time::Duration};
+
+use aqueduct_client::Client;
+use clap::{Args, Parser, Subcommand};
+
+use output::Format;
+
+/// A durable message queue and event-streaming broker.
+#[derive(Debug, Parser)]
+#[command(
+    name = "aqueduct",
+    version,
+    after_help = "Without a command, `aqueduct dev` runs.\n\
+                  Exit codes: 0 ok, 2 usage, 3 not found, 4 denied, 5 unavailable, 6 time-out, \
+                  7 conflict, 1 anything else."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Try things out: a broker with temporary data that creates topics by itself
+    Dev(serve::DevArgs),
+    /// Run a broker
+    Serve(serve::ServeArgs),
+    /// Create, look at, change, trim and delete topics
+    Topic(topic::TopicArgs),
+    /// Publish messages: arguments, lines of stdin, or JSON lines
+    Pub(publish::PublishArgs),
+    /// Read messages
+    Sub(subscribe::SubscribeArgs),
+    /// Print one message
+    Get(get::GetArgs),
+    /// Check this machine: disk, sync latency, limits, clock
+    Doctor(doctor::DoctorArgs),
+    /// Print the version
+    Version(version::VersionArgs),
+}
+
+/// How to reach a broker, and how to print what it says.
+#[derive(Debug, Args)]
+struct ClientArgs {
+    /// The broker's address
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "AQUEDUCT_SERVER",
+        default_value = aqueduct_client::DEFAULT_SERVER
+    )]
+    server: String,
+    /// Longest wait for an answer, such as 500ms or 30s
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    timeout: Option<Duration>,
+}
+
+impl ClientArgs {
+    async fn connect(&self) -> Result<Client, aqueduct_client::Error> {
+        let mut builder = Client::builder().server(&self.server);
+        if let Some(timeout) = self.timeout {
+            builder = builder.request_timeout(timeout).connect_timeout(timeout);
+        }
+        builder.build().await
+    }
+}
+
+/// What most commands print.
+#[derive(Clone, Copy, Debug, Args)]
+struct OutputArgs {
+    /// Format of the output; json and jsonl keep their keys from version to version
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Parses the arguments, runs the command and says how it went.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let command = cli.command.unwrap_or_else(|| {
+        let default = Cli::parse_from(["aqueduct", "dev"]);
+        default.command.expect("the default names its command")
+    });
+    match run(command) {
+        Ok(code) => code,
+        Err(error) => output::report(&error),
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Dev(args) => serve::dev(args),
+        Command::Serve(args) => serve::serve(args),
+        Command::Topic(args) => block_on(topic::run(args)),
+        Command::Pub(args) => block_on(publish::run(args)),
+        Command::Sub(args) => block_on(subscribe::run(args)),
+        Command::Get(args) => block_on(get::run(args)),
+        Command::Doctor(args) => block_on(doctor::run(args)),
+        Command::Version(args) => version::run(args),
+    }
+}
+
+/// Runs a client command on one thread: it has one connection, and hand-overs between threads
+/// would cost more than they win.
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(command);
+    // A thread may sit in a read of stdin that never ends.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,443 @@
+//! `aqueduct pub`: publishes arguments, lines of stdin or JSON lines.
+//!
+//! ```text
+//! thread: stdin -> lines -> messages     task: producer.send -> deliveries -> tally, acks file
+//!                 (publish_input.rs)  ->                                 (collect)
+//! ```
+//! Promises: *acknowledged* counts messages known to be on stable storage, *duplicates* those
+//! among them that had been stored before; a line in the acks file is written after its ack and
+//! flushed before the next wait. Sending ends at the first message that cannot be stored, so that
+//! what follows it in the same partition is not stored without it; the exit code says why.
+
+use std::{
+    cell::Cell,
+    fs::File,
+    io::{IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use aqueduct_client::{Ack, Compression, Delivery, Error, Producer};
+use bytes::Bytes;
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{
+    ClientArgs, OutputArgs,
+    output::{self, Failure, Format},
+    publish_input::{self, Dedup, Key, Numbered, Rules, Shape, Source},
+    values,
+};
+
+/// Chunks between two stages; each holds up to a thousand messages.
+const CHUNKS: usize = 16;
+
+/// Arguments of `aqueduct pub`.
+#[derive(Debug, clap::Args)]
+pub(super) struct PublishArgs {
+    /// The topic
+    #[arg(value_parser = values::topic)]
+    topic: String,
+    /// Messages; without any, stdin is read, one message a line
+    #[arg(value_name = "VALUE")]
+    values: Vec<String>,
+    /// What a line of stdin is
+    #[arg(long, value_enum, default_value_t)]
+    format: InputFormat,
+    /// The key of every message
+    #[arg(short, long, conflicts_with = "key_regex")]
+    key: Option<String>,
+    /// The key is the first group of this expression; messages without a match have no key
+    #[arg(long, value_name = "RE", value_parser = regex::bytes::Regex::new)]
+    key_regex: Option<regex::bytes::Regex>,
+    /// A header of every message; may be given several times
+    #[arg(short = 'H', long, value_name = "NAME=VALUE", value_parser = values::pair)]
+    header: Vec<(String, String)>,
+    /// The partition of every message, against the rule by key
+    #[arg(short, long)]
+    partition: Option<u32>,
+    /// Dedup id of the one message: within the topic's window a second one is not stored again
+    #[arg(long, value_name = "ID", conflicts_with = "dedup_field")]
+    dedup_id: Option<String>,
+    /// Field of each JSON line that is its dedup id
+    #[arg(long, value_name = "FIELD")]
+    dedup_field: Option<String>,
+    /// Name of this producer. Publishing the same input again under the same name goes on where
+    /// the broker has it; nothing is stored twice
+    #[arg(long, value_name = "NAME", value_parser = values::topic)]
+    producer: Option<String>,
+    /// Publish the whole input this many times
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    repeat: u64,
+    /// Messages per second at most, such as 500 or 50k
+    #[arg(long, value_name = "RATE", value_parser = values::rate)]
+    rate: Option<f64>,
+    /// Append `partition offset line-number` to this file for each acknowledgement
+    #[arg(long, value_name = "FILE")]
+    acks_to: Option<PathBuf>,
+    /// Compression of batches: none, gzip, snappy, lz4 or zstd
+    #[arg(long, value_name = "CODEC", default_value = "none")]
+    compression: Compression,
+    /// Size at which a batch is sent
+    #[arg(long, value_name = "SIZE", value_parser = values::memory_size)]
+    batch_bytes: Option<usize>,
+    /// How long a batch may wait for more messages
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    linger: Option<Duration>,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// What a line of stdin is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum InputFormat {
+    /// The value
+    #[default]
+    Lines,
+    /// An object with key, value, headers, partition, timestamp, dedup_id; key_base64 and
+    /// value_base64 for bytes
+    Jsonl,
+}
+
+pub(super) async fn run(args: PublishArgs) -> anyhow::Result<ExitCode> {
+    let (source, rules) = input(&args)?;
+    let acks = args.acks_to.as_ref().map(AcksFile::open).transpose()?;
+    let client = args.client.connect().await?;
+    let producer = settings(&args, client.producer(&args.topic))
+        .build()
+        .await?;
+    let spread = args.producer.as_ref().map(|_| producer.partitions());
+
+    let started = Instant::now();
+    let (chunks, incoming) = mpsc::channel(CHUNKS);
+    let (sent, deliveries) = mpsc::channel(CHUNKS);
+    let keyless = publish_input::start(source, rules, chunks);
+    let stop = Cell::new(false);
+    let sender = Sender {
+        producer: &producer,
+        stop: &stop,
+        rate: args.rate,
+        spread,
+    };
+    let collector = Collector {
+        tally: Tally::default(),
+        stop: &stop,
+        acks,
+        progress: progress(),
+    };
+    let (sending, collected) = tokio::join!(sender.run(incoming, sent), collector.run(deliveries));
+    let mut tally = collected?;
+    if let Err(error) = sending {
+        tally.fail(error);
+    }
+    // Everything has been counted delivery by delivery.
+    let _ = producer.close().await;
+    summarise(args.output.output, &tally, started.elapsed())?;
+    let keyless = keyless.count();
+    if args.key_regex.is_some() && keyless > 0 {
+        writeln!(
+            std::io::stderr(),
+            "note: {keyless} messages did not match and have no key"
+        )?;
+    }
+    match tally.error {
+        None => Ok(ExitCode::SUCCESS),
+        Some(error) => Err(error),
+    }
+}
+
+/// What is published, and how lines become messages.
+fn input(args: &PublishArgs) -> Result<(Source, Rules), Failure> {
+    let jsonl = args.format == InputFormat::Jsonl;
+    if args.dedup_field.is_some() && !jsonl {
+        return Err(Failure::usage("--dedup-field needs --format jsonl"));
+    }
+    if args.dedup_id.is_some() && (args.values.len() != 1 || args.repeat > 1) {
+        return Err(Failure::usage("--dedup-id is for exactly one VALUE")
+            .hint("with --format jsonl, --dedup-field names the field that holds each id"));
+    }
+    let key = match (&args.key, &args.key_regex) {
+        (Some(key), _) => Key::Fixed(Bytes::from(key.clone())),
+        (None, Some(expression)) if expression.captures_len() < 2 => {
+            return Err(Failure::usage("--key-regex has no group")
+                .hint("put the part that is the key in parentheses, such as '^(\\S+)'"));
+        }
+        (None, Some(expression)) => Key::Matched(expression.clone()),
+        (None, None) => Key::None,
+    };
+    let headers = args
+        .header
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone().into()));
+    let dedup = match (&args.dedup_id, &args.dedup_field) {
+        (Some(id), _) => Dedup::Id(id.clone()),
+        (None, Some(field)) => Dedup::Field(field.clone()),
+        (None, None) => Dedup::None,
+    };
+    let rules = Rules {
+        shape: if jsonl { Shape::Json } else { Shape::Value },
+        key,
+        headers: headers.collect(),
+        partition: args.partition,
+        dedup,
+    };
+    let source = if args.values.is_empty() {
+        Source::Stdin {
+            repeat: args.repeat,
+        }
+    } else {
+        let values = args.values.iter().map(|value| Bytes::from(value.clone()));
+        Source::Values {
+            values: values.collect(),
+            repeat: args.repeat,
+        }
+    };
+    Ok((source, rules))
+}
+
+async fn connect(args: &PublishArgs) -> Result<Producer, Error> {
+    let client = args.client.connect().await?;
+    let mut builder = client.producer(&args.topic).compression(args.compression);
+    if let Some(name) = &args.producer {
+        builder = builder.name(name).resume(true);
+    }
+    if let Some(bytes) = args.batch_bytes {
+        builder = builder.batch_bytes(bytes);
+    }
+    if let Some(linger) = args.linger {
+        builder = builder.linger(linger);
+    }
+    if let Some(timeout) = args.client.timeout {
+        builder = builder.delivery_timeout(timeout);
+    }
+    builder.build().await
+}
+
+/// A message on its way, with its line.
+type Sent = (u64, Delivery);
+
+/// Hands messages to the producer.
+struct Sender<'a> {
+    producer: &'a Producer,
+    stop: &'a Cell<bool>,
+    rate: Option<f64>,
+    /// With a named producer: the number of partitions that keyless messages are dealt to by
+    /// their line, so that the same input always goes to the same places.
+    spread: Option<u32>,
+}
+
+impl Sender<'_> {
+    /// Sends until the input ends, a message is refused, or the collector says stop.
+    async fn run(
+        &self,
+        mut chunks: mpsc::Receiver<anyhow::Result<Vec<Numbered>>>,
+        sent: mpsc::Sender<Vec<Sent>>,
+    ) -> anyhow::Result<()> {
+        let result = self.send_all(&mut chunks, &sent).await;
+        drop(sent);
+        result
+    }
+
+    async fn send_all(
+        &self,
+        chunks: &mut mpsc::Receiver<anyhow::Result<Vec<Numbered>>>,
+        sent: &mpsc::Sender<Vec<Sent>>,
+    ) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let mut count = 0_u64;
+        while let Some(chunk) = chunks.recv().await {
+            let chunk = chunk?;
+            let mut deliveries = Vec::with_capacity(chunk.len());
+            for message in chunk {
+                if self.stop.get() {
+                    return Ok(());
+                }
+                if let Some(rate) = self.rate {
+                    let due = Duration::from_secs_f64(count as f64 / rate);
+                    if due > started.elapsed() {
+                        let _ = sent.send(std::mem::take(&mut deliveries)).await;
+                        tokio::time::sleep_until((started + due).into()).await;
+                    }
+                }
+                match self.send(message).await {
+                    Ok(delivery) => deliveries.push(delivery),
+                    Err(error) => {
+                        let _ = sent.send(deliveries).await;
+                        return Err(error.into());
+                    }
+                }
+                count += 1;
+            }
+            let _ = sent.send(deliveries).await;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, message: Numbered) -> Result<Sent, Error> {
+        let Numbered {
+            line,
+            keyed,
+            mut message,
+        } = message;
+        if let Some(partitions) = self.spread
+            && !keyed
+        {
+            let place = u32::try_from((line - 1) % u64::from(partitions.max(1)));
+            message = message.partition(place.expect("less than a u32"));
+        }
+        Ok((line, self.producer.send(message).await?))
+    }
+}
+
+/// What has become of the messages.
+#[derive(Debug, Default)]
+struct Tally {
+    acknowledged: u64,
+    duplicates: u64,
+    failed: u64,
+    error: Option<anyhow::Error>,
+}
+
+impl Tally {
+    fn fail(&mut self, error: impl Into<anyhow::Error>) {
+        self.failed += 1;
+        // The first one is the cause of the others.
+        self.error.get_or_insert(error.into());
+    }
+}
+
+/// Awaits deliveries in the order they were sent, and keeps count.
+struct Collector<'a> {
+    tally: Tally,
+    stop: &'a Cell<bool>,
+    acks: Option<AcksFile>,
+    progress: Option<ProgressBar>,
+}
+
+impl Collector<'_> {
+    async fn run(mut self, mut sent: mpsc::Receiver<Vec<Sent>>) -> anyhow::Result<Tally> {
+        while let Some(deliveries) = sent.recv().await {
+            for (line, delivery) in deliveries {
+                let result = match delivery.try_ack() {
+                    Some(result) => result,
+                    None => {
+                        self.flush()?;
+                        delivery.await
+                    }
+                };
+                self.count(line, result)?;
+            }
+            self.flush()?;
+            if let Some(progress) = &self.progress {
+                progress.set_position(self.tally.acknowledged);
+            }
+        }
+        if let Some(progress) = &self.progress {
+            progress.finish_and_clear();
+        }
+        Ok(self.tally)
+    }
+
+    fn count(&mut self, line: u64, result: Result<Ack, Error>) -> anyhow::Result<()> {
+        match result {
+            Ok(ack) => {
+                self.tally.acknowledged += 1;
+                self.tally.duplicates += u64::from(ack.duplicate);
+                if let Some(acks) = &mut self.acks
+                    && ack.offset != Ack::UNKNOWN_OFFSET
+                {
+                    acks.add(line, &ack);
+                }
+            }
+            Err(error) => {
+                self.stop.set(true);
+                self.tally.fail(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        self.acks.as_mut().map_or(Ok(()), AcksFile::flush)
+    }
+}
+
+/// One line for each acknowledgement: `partition offset line-number`.
+struct AcksFile {
+    path: PathBuf,
+    file: File,
+    buffer: Vec<u8>,
+}
+
+impl AcksFile {
+    fn open(path: &PathBuf) -> anyhow::Result<Self> {
+        let file = File::options().create(true).append(true).open(path);
+        let file = file.map_err(|error| unwritable(path, &error))?;
+        Ok(Self {
+            path: path.clone(),
+            file,
+            buffer: Vec::new(),
+        })
+    }
+
+    fn add(&mut self, line: u64, ack: &Ack) {
+        // Writing into memory cannot fail.
+        let _ = writeln!(self.buffer, "{} {} {line}", ack.partition, ack.offset);
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        if !self.buffer.is_empty() {
+            self.file
+                .write_all(&self.buffer)
+                .map_err(|error| unwritable(&self.path, &error))?;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+}
+
+fn unwritable(path: &std::path::Path, error: &std::io::Error) -> Failure {
+    Failure::new(1, format!("cannot write {}: {error}", path.display()))
+}
+
+/// A line on the terminal, if there is one and nobody is typing there.
+fn progress() -> Option<ProgressBar> {
+    if !std::io::stderr().is_terminal() || std::io::stdin().is_terminal() {
+        return None;
+    }
+    let style = ProgressStyle::with_template("{spinner} {human_pos} acknowledged, {per_sec}");
+    let bar = ProgressBar::new_spinner();
+    Some(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner())))
+}
+
+fn summarise(format: Format, tally: &Tally, elapsed: Duration) -> anyhow::Result<()> {
+    let Tally {
+        acknowledged,
+        duplicates,
+        failed,
+        ..
+    } = tally;
+    if format == Format::Table {
+        let seconds = elapsed.as_secs_f64();
+        output::print(format!(
+            "acknowledged {acknowledged}, duplicates {duplicates}, failed {failed} in {seconds:.3} s\n"
+        ))?;
+    } else {
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        output::print(format!(
+            "{}\n",
+            json!({
+                "acknowledged": acknowledged,
+                "duplicates": duplicates,
+                "failed": failed,
+                "elapsed_ms": elapsed_ms,
+            })
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! Values of arguments: sizes, durations, times, positions, pairs.
+//!
+//! Pure parsing. Each function says in its error what would have been right.
+
+use std::time::Duration;
+
+use aqueduct_client::{From, Until};
+use bytesize::ByteSize;
+use jiff::{Timestamp, civil, tz::TimeZone};
+
+const TIME_FORMS: &str = "@1h (an hour ago), @2026-11-01, @2026-11-01T10:00Z or @MILLISECONDS";
+
+/// A number of bytes: `4096`, `64KiB`, `1.5MB`.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let size: Result<ByteSize, _> = text.parse();
+    size.map(|size| size.0)
+        .map_err(|_| format!("{text:?} is not a size like 4096, 64KiB or 1GB"))
+}
+
+/// A size that fits memory.
+pub(crate) fn memory_size(text: &str) -> Result<usize, String> {
+    usize::try_from(size(text)?).map_err(|_| format!("{text} is more than this machine addresses"))
+}
+
+/// A duration: `250ms`, `30s`, `1h30m`, `7d`, `0`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time like 250ms, 30s, 1h30m or 7d");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        rest = &rest[digits..];
+        let letters = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let unit_ms = match &rest[..letters] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" | "min" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            "w" => 7 * 86_400_000,
+            _ => return Err(wrong()),
+        };
+        rest = &rest[letters..];
+        let part = Duration::from_millis(number.checked_mul(unit_ms).ok_or_else(wrong)?);
+        total = total.checked_add(part).ok_or_else(wrong)?;
+    }
+    if text.is_empty() {
+        Err(wrong())
+    } else {
+        Ok(total)
+    }
+}
+
+/// A duration, or `forever` as zero.
+pub(crate) fn retention(text: &str) -> Result<Duration, String> {
+    if text == "forever" {
+        return Ok(Duration::ZERO);
+    }
+    duration(text).map_err(|error| format!("{error}, or forever"))
+}
+
+/// A point in time in milliseconds since 1970, behind an `@`.
+pub(crate) fn time_ms(text: &str) -> Result<i64, String> {
+    time_ms_at(text, Timestamp::now())
+}
+
+fn time_ms_at(text: &str, now: Timestamp) -> Result<i64, String> {
+    let wrong = || format!("{text:?} is not a time: {TIME_FORMS}");
+    let time = text.strip_prefix('@').ok_or_else(wrong)?;
+    if let Ok(ago) = duration(time)
+        && time != "0"
+    {
+        let ago = i64::try_from(ago.as_millis()).map_err(|_| wrong())?;
+        return Ok(now.as_millisecond().saturating_sub(ago));
+    }
+    absolute_ms(time).ok_or_else(wrong)
+}
+
+/// A point in time in milliseconds since 1970: RFC 3339, a local date or date and time, or
+/// the number itself.
+pub(crate) fn absolute_ms(text: &str) -> Option<i64> {
+    if let Ok(milliseconds) = text.parse::<i64>() {
+        return Some(milliseconds);
+    }
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Some(time.as_millisecond());
+    }
+    let local: civil::DateTime = text.parse().ok()?;
+    Some(
+        local
+            .to_zoned(TimeZone::system())
+            .ok()?
+            .timestamp()
+            .as_millisecond(),
+    )
+}
+
+/// Where to begin reading: `start`, `end`, an offset, `-N`, `@TIME`.
+pub(crate) fn from(text: &str) -> Result<From, String> {
+    let wrong = || format!("{text:?} is none of start, end, OFFSET, -N (the last N), {TIME_FORMS}");
+    match text {
+        "start" => Ok(From::Start),
+        "end" => Ok(From::End),
+        _ if text.starts_with('@') => time_ms(text).map(From::Time),
+        _ => match text.strip_prefix('-') {
+            Some(count) => count.parse().map(From::Last).map_err(|_| wrong()),
+            None => text.parse().map(From::Offset).map_err(|_| wrong()),
+        },
+    }
+}
+
+/// Where to stop reading: `now`, an offset, `@TIME`. Exclusive.
+pub(crate) fn until(text: &str) -> Result<Until, String> {
+    match text {
+        "now" | "end" => Ok(Until::Now),
+        _ if text.starts_with('@') => time_ms(text).map(Until::Time),
+        _ => text
+            .parse()
+            .map(Until::Offset)
+            .map_err(|_| format!("{text:?} is none of now, OFFSET, {TIME_FORMS}")),
+    }
+}
+
+/// One message's place: `PARTITION:OFFSET`.
+pub(crate) fn place(text: &str) -> Result<(u32, u64), String> {
+    let parse =
+        |(partition, offset): (&str, &str)| Some((partition.parse().ok()?, offset.parse().ok()?));
+    text.split_once(':')
+        .and_then(parse)
+        .ok_or_else(|| format!("{text:?} is not PARTITION:OFFSET, such as 3:1042"))
+}
+
+/// `name=value`, where the value may contain more of them.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not NAME=VALUE")),
+    }
+}
+
+/// Messages per second: `500`, `50k`, `1.5M/s`.
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    let (number, factor) = match number.strip_suffix(['k', 'K']) {
+        Some(number) => (number, 1e3),
+        None => number
+            .strip_suffix('M')
+            .map_or((number, 1.0), |number| (number, 1e6)),
+    };
+    match number.parse::<f64>().map(|number| number * factor) {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err(format!("{text:?} is not a rate like 500, 50k or 1M/s")),
+    }
+}
+
+/// A topic's name, with or without `topics/`.
+pub(crate) fn topic(text: &str) -> Result<String, String> {
+    let name = aqueduct_proto::names::parse_topic(text);
+    name.map(str::to_owned).map_err(|error| error.to_string())
+}
+
+/// A time as people read it, in UTC.
+pub(crate) fn show_time(milliseconds: i64) -> String {
+    match Timestamp::from_millisecond(milliseconds) {
+        Ok(time) => format!("{time:.3}"),
+        Err(_) => milliseconds.to_string(),
+    }
+}
+
+/// A duration as people write it; zero is `forever`.
+pub(crate) fn show_retention(duration: Duration) -> String {
+    const UNITS: [(u128, &str); 5] = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1000, "s"),
+        (1, "ms"),
+    ];
+    let milliseconds = duration.as_millis();
+    let whole = UNITS
+        .iter()
+        .find(|(unit, _)| milliseconds.is_multiple_of(*unit));
+    match whole {
+        _ if milliseconds == 0 => "forever".to_owned(),
+        Some((unit, name)) => format!("{}{name}", milliseconds / unit),
+        None => format!("{milliseconds}ms"),
+    }
+}
+
+/// A size as people read it.
+pub(crate) fn show_size(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let cases = [
+            ("0", 0),
+            ("250ms", 250),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("7d", 604_800_000),
+            ("2w", 1_209_600_000),
+        ];
+        for (text, milliseconds) in cases {
+            assert_eq!(duration(text).unwrap().as_millis(), milliseconds, "{text}");
+        }
+        for text in [
+            "",
+            "5",
+            "s",
+            "5x",
+            "-1s",
+            "1.5s",
+            "99999999999999999999d",
+            "1h 5m",
+        ] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert_eq!(retention("forever"), Ok(Duration::ZERO));
+        assert_eq!(show_retention(duration("36h").unwrap()), "36h");
+        assert_eq!(show_retention(duration("7d").unwrap()), "7d");
+        assert_eq!(show_retention(Duration::ZERO), "forever");
+    }
+
+    #[test]
+    fn sizes_and_rates() {
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(size("64KiB"), Ok(65_536));
+        assert_eq!(size("1MB"), Ok(1_000_000));
+        assert!(size("much").is_err());
+        assert_eq!(rate("50k"), Ok(50_000.0));
+        assert_eq!(rate("1.5M/s"), Ok(1_500_000.0));
+        assert_eq!(rate("0.5/s"), Ok(0.5));
+        for text in ["0", "-5", "x", "inf", ""] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        assert_eq!(time_ms_at("@1h", now), Ok(1_799_996_400_000));
+        assert_eq!(time_ms_at("@2026-11-01T10:00Z", now), Ok(1_793_527_200_000));
+        assert_eq!(
+            time_ms_at("@2026-11-01T10:00:00.5Z", now),
+            Ok(1_793_527_200_500)
+        );
+        assert_eq!(time_ms_at("@1700000000000", now), Ok(1_700_000_000_000));
+        assert!(time_ms_at("@2026-11-01", now).is_ok());
+        assert!(time_ms_at("@2026-11-01T10:00", now).is_ok());
+        for text in ["@", "1h", "@yesterday", "@2026-13-01T00:00Z"] {
+            assert!(time_ms_at(text, now).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn positions() {
+        assert_eq!(from("start"), Ok(From::Start));
+        assert_eq!(from("end"), Ok(From::End));
+        assert_eq!(from("17"), Ok(From::Offset(17)));
+        assert_eq!(from("-10"), Ok(From::Last(10)));
+        assert_eq!(from("@5"), Ok(From::Time(5)));
+        assert!(from("--1").is_err());
+        assert!(from("now").is_err());
+        assert_eq!(until("now"), Ok(Until::Now));
+        assert_eq!(until("5"), Ok(Until::Offset(5)));
+        assert!(until("-5").is_err());
+        assert_eq!(place("3:1042"), Ok((3, 1042)));
+        assert!(place("3").is_err());
+        assert!(place("3:").is_err());
+        assert!(place("-1:0").is_err());
+    }
+
+    #[test]
+    fn pairs_and_names() {
+        assert_eq!(pair("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(pair("a="), Ok(("a".to_owned(), String::new())));
+        assert!(pair("=b").is_err());
+        assert!(pair("a").is_err());
+        assert_eq!(topic("topics/orders").unwrap(), "orders");
+        assert!(topic("../x").is_err());
+        assert_eq!(show_time(1_793_527_200_500), "2026-11-01T10:00:00.500Z");
+    }
+}
