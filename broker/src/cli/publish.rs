@@ -107,10 +107,19 @@ enum InputFormat {
 pub(super) async fn run(args: PublishArgs) -> anyhow::Result<ExitCode> {
     let (source, rules) = input(&args)?;
     let acks = args.acks_to.as_ref().map(AcksFile::open).transpose()?;
-    let client = args.client.connect().await?;
-    let producer = settings(&args, client.producer(&args.topic))
-        .build()
-        .await?;
+    let producer = match connect(&args).await {
+        Ok(producer) => producer,
+        Err(error) => {
+            // Scripts read the last line of stdout whatever happened.
+            let failed = args.repeat.saturating_mul(args.values.len() as u64);
+            let tally = Tally {
+                failed,
+                ..Tally::default()
+            };
+            summarise(args.output.output, &tally, Duration::ZERO)?;
+            return Err(error.into());
+        }
+    };
     let spread = args.producer.as_ref().map(|_| producer.partitions());
 
     let started = Instant::now();
