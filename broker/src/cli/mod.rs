@@ -20,6 +20,7 @@ mod records;
 mod topic;
 mod topic_output;
 
+mod bench;
 mod doctor;
 mod version;
 
@@ -58,6 +59,8 @@ enum Command {
     Sub(subscribe::SubscribeArgs),
     /// Print one message
     Get(get::GetArgs),
+    /// Measure a broker and this machine
+    Bench(bench::BenchArgs),
     /// Check this machine: disk, sync latency, limits, clock
     Doctor(doctor::DoctorArgs),
     /// Print the version
@@ -119,6 +122,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Pub(args) => block_on(publish::run(args)),
         Command::Sub(args) => block_on(subscribe::run(args)),
         Command::Get(args) => block_on(get::run(args)),
+        Command::Bench(args) => block_on(bench::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Version(args) => version::run(args),
     }
