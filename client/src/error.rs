@@ -206,7 +206,7 @@ impl Error {
 
     /// True for the broker's answer to a sequence that does not follow the last one.
     pub(crate) fn is_sequence_gap(&self) -> bool {
-        self.reason().contains("SEQUENCE")
+        self.reason() == "SEQUENCE_GAP"
     }
 
     pub(crate) fn from_status(status: &tonic::Status) -> Self {
@@ -261,6 +261,7 @@ impl Error {
         match code {
             _ if reason.contains("FENCED") => Self::Fenced(detail),
             _ if reason.contains("TOO_LARGE") => Self::TooLarge(detail),
+            _ if reason.contains("DAMAGED") => Self::DataLoss(detail),
             Code::NotFound => Self::NotFound(detail),
             Code::AlreadyExists => Self::AlreadyExists(detail),
             Code::InvalidArgument => Self::Invalid(detail),

@@ -36,6 +36,7 @@ impl ProducerBuilder {
             compression: Compression::None,
             plain: false,
             resume: false,
+            named: false,
         };
         let delivery_timeout = Duration::from_secs(120);
         Self {
@@ -52,6 +53,7 @@ impl ProducerBuilder {
     /// before.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self.settings.named = !self.name.is_empty();
         self
     }
 
@@ -133,6 +135,7 @@ impl ProducerBuilder {
             stream: 0,
             closing: false,
             failed: None,
+            since_yield: 0,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),

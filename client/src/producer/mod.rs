@@ -38,6 +38,9 @@ use window::{Resume, Window};
 /// Largest message a producer takes: what fits the transport beside a batch's header.
 const MAX_MESSAGE_BYTES: usize = MAX_TRANSPORT_MESSAGE - (64 << 10);
 
+/// How much a sender may take in before other tasks of its thread run.
+const YIELD_BYTES: usize = 128 << 10;
+
 /// The broker's word that a message is on stable storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ack {
@@ -50,8 +53,9 @@ pub struct Ack {
 }
 
 impl Ack {
-    /// In place of an offset that cannot be told: only for messages which a resuming producer
-    /// skipped because they are stored, in a partition that others write to as well.
+    /// In place of an offset that cannot be told: for messages which a resuming producer skipped
+    /// because they are stored, in a partition that others write to as well, and for messages
+    /// that were sent again so late that the broker knows them but has forgotten where they are.
     pub const UNKNOWN_OFFSET: u64 = u64::MAX;
 
     pub(crate) fn from_result(result: v1::PublishResult) -> Result<Self, Error> {
@@ -119,6 +123,8 @@ struct State {
     closing: bool,
     /// Why nothing can be sent any more.
     failed: Option<Error>,
+    /// Bytes taken since a sender last let other tasks run.
+    since_yield: usize,
 }
 
 impl Shared {
@@ -157,6 +163,17 @@ impl State {
         }
     }
 
+    /// Lets the stream's tasks run on a runtime of one thread; without this a tight loop of
+    /// sends would fill all of the room before the first byte leaves.
+    fn is_time_to_yield(&mut self, size: usize) -> bool {
+        self.since_yield += size;
+        let pause = self.since_yield >= YIELD_BYTES;
+        if pause {
+            self.since_yield = 0;
+        }
+        pause
+    }
+
     fn set_body(&mut self, waker: &Waker) {
         match &mut self.body {
             Some(known) => known.clone_from(waker),
@@ -185,10 +202,8 @@ impl Producer {
             return Err(Error::too_large(message));
         }
         let mut message = Some(message);
-        let (delivery, filled) = self.enter(size, |state| add(state, &mut message)).await?;
-        if filled {
-            // Lets the stream's tasks run on a runtime of one thread; without this a tight loop
-            // would fill all of the room before the first byte leaves.
+        let (delivery, pause) = self.enter(size, |state| add(state, &mut message)).await?;
+        if pause {
             tokio::task::yield_now().await;
         }
         Ok(delivery)
@@ -223,15 +238,17 @@ impl Producer {
             return Err(Error::too_large(message));
         }
         let mut batch = Some(batch);
-        let (delivery, _) = self
+        let (delivery, pause) = self
             .enter(size, |state| {
                 let batch = batch.take().expect("entered once");
                 let completion = state.window.add_encoded(partition, batch, Instant::now())?;
                 state.wake_body();
-                Ok((Delivery::new(completion, 0), true))
+                Ok((Delivery::new(completion, 0), state.is_time_to_yield(size)))
             })
             .await?;
-        tokio::task::yield_now().await;
+        if pause {
+            tokio::task::yield_now().await;
+        }
         Ok(delivery)
     }
 
@@ -319,8 +336,9 @@ impl Producer {
 fn add(state: &mut State, message: &mut Option<Message>) -> Result<(Delivery, bool), Error> {
     let message = message.take().expect("entered once");
     let partition = choose(&mut state.window, &message)?;
+    let size = message.size() + 64;
     if let Resume::Stored(ack) = state.window.resume(partition) {
-        return Ok((Delivery::done(ack), false));
+        return Ok((Delivery::done(ack), state.is_time_to_yield(size)));
     }
     let added = state
         .window
@@ -328,7 +346,8 @@ fn add(state: &mut State, message: &mut Option<Message>) -> Result<(Delivery, bo
     if added.wake {
         state.wake_body();
     }
-    Ok((Delivery::new(added.completion, added.index), added.filled))
+    let delivery = Delivery::new(added.completion, added.index);
+    Ok((delivery, state.is_time_to_yield(size)))
 }
 
 /// The message's own partition, that of its key, or the sticky one.

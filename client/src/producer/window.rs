@@ -62,6 +62,8 @@ pub(super) struct Settings {
     pub plain: bool,
     /// Skip what an earlier run of this named producer has stored.
     pub resume: bool,
+    /// The broker knows from where a named producer counts. A nameless one may begin anywhere.
+    pub named: bool,
 }
 
 /// Who sends: producer id and epoch, as the broker gave them.
@@ -169,8 +171,6 @@ pub(super) enum Body {
 pub(super) struct Added {
     pub completion: Arc<Completion>,
     pub index: u32,
-    /// A batch was closed.
-    pub filled: bool,
     /// There is something new to send.
     pub wake: bool,
 }
@@ -347,7 +347,6 @@ impl Window {
         Added {
             completion,
             index,
-            filled,
             wake,
         }
     }
@@ -543,7 +542,7 @@ impl Window {
     fn stamp_and_fly(&mut self, mut parcel: Parcel) {
         let lane = &mut self.lanes[parcel.lane as usize];
         // A batch behind this one is stored, so this one is too: only its answer is missing.
-        let stored = parcel.attempts > 0 && parcel.ordinal < lane.acked;
+        let stored = parcel.maybe_stored && parcel.ordinal < lane.acked;
         if let (Body::Batch { records, .. }, Some(identity)) = (&mut parcel.body, self.identity) {
             if !stored {
                 parcel.ordinal = lane.next;
@@ -558,6 +557,11 @@ impl Window {
                 lane.predicted = lane.next + later;
             }
         }
+        // The broker takes the first sequence it sees of a nameless producer as its beginning.
+        // So nothing may follow the first batch before that is stored: if it were refused, the
+        // second would become the beginning, and the first one's number would lie in the past.
+        let proven = self.settings.named || self.settings.plain || lane.acked > 0;
+        lane.stalled |= !proven;
         parcel.attempts += 1;
         lane.in_flight += 1;
         self.in_flight.push_back(parcel);
@@ -594,6 +598,20 @@ impl Window {
                 Some(error) => self.refuse(parcel, error, now),
                 None => self.finish(&parcel, Outcome::Each(results)),
             },
+            Answer::Refused(error) if error.reason() == "SEQUENCE_TOO_OLD" => {
+                // Stored by an earlier attempt, so long ago that its place is forgotten.
+                lane.acked = lane.acked.max(parcel.ordinal + u64::from(parcel.count));
+                let (partition, base_offset) = (place, Ack::UNKNOWN_OFFSET);
+                let duplicate = parcel.attempts == 1;
+                self.finish(
+                    &parcel,
+                    Outcome::Stored {
+                        partition,
+                        base_offset,
+                        duplicate,
+                    },
+                );
+            }
             Answer::Refused(error) if matches!(error, Error::Fenced(_)) => {
                 verdict = Verdict::Fenced;
                 self.finish(&parcel, Outcome::Failed(error));

@@ -259,12 +259,8 @@ impl Fake {
         }
     }
 
-    async fn read_loop(
-        self,
-        request: v1::ReadRequest,
-        answers: mpsc::Sender<Result<v1::ReadResponse, Status>>,
-    ) -> Option<()> {
-        use v1::{position::Kind as At, read_response::Kind};
+    fn ranges(&self, request: &v1::ReadRequest) -> Vec<v1::ReadRange> {
+        use v1::position::Kind as At;
         let mut ranges = Vec::new();
         for (number, partition) in (0..).zip(&self.lock().topics[&request.topic]) {
             let at = |position: &Option<v1::Position>, default: u64| {
@@ -290,6 +286,16 @@ impl Fake {
                 });
             }
         }
+        ranges
+    }
+
+    async fn read_loop(
+        self,
+        request: v1::ReadRequest,
+        answers: mpsc::Sender<Result<v1::ReadResponse, Status>>,
+    ) -> Option<()> {
+        use v1::read_response::Kind;
+        let mut ranges = self.ranges(&request);
         let opened = v1::ReadOpened {
             ranges: ranges.clone(),
         };

@@ -20,6 +20,7 @@ fn settings() -> Settings {
         compression: Compression::None,
         plain: false,
         resume: false,
+        named: true,
     }
 }
 
@@ -76,7 +77,7 @@ fn exhausted(millis: u64) -> Error {
 
 fn gap() -> Error {
     let detail = crate::Detail {
-        reason: "OUT_OF_ORDER_SEQUENCE".into(),
+        reason: "SEQUENCE_GAP".into(),
         ..Default::default()
     };
     Error::Conflict(Arc::new(detail))
@@ -157,6 +158,44 @@ fn a_refused_batch_leaves_no_hole() {
     window.answer(stored(2), now);
     assert_eq!(result(&all[5]).unwrap().unwrap().offset, 3);
     assert!(window.is_empty());
+}
+
+#[test]
+fn the_first_batch_of_a_nameless_producer_goes_alone() {
+    let mut settings = settings();
+    settings.named = false;
+    let (now, mut window) = (Instant::now(), window(settings, 1));
+    for text in ["a", "b", "c", "d", "e", "f"] {
+        add(&mut window, 0, text, now);
+    }
+    assert_eq!(sent(&mut window, now).unwrap().1, 0);
+    assert_eq!(sent(&mut window, now), None);
+    window.answer(Answer::Refused(exhausted(0)), now);
+    assert_eq!(sent(&mut window, now).unwrap().2, ["a", "b"]);
+    assert_eq!(sent(&mut window, now), None);
+    window.answer(stored(0), now);
+    assert_eq!(sent(&mut window, now).unwrap().1, 2);
+    assert_eq!(sent(&mut window, now).unwrap().1, 4);
+}
+
+#[test]
+fn what_is_stored_but_forgotten_is_acknowledged_without_a_place() {
+    let (now, mut window) = (Instant::now(), window(settings(), 1));
+    let all = [add(&mut window, 0, "a", now), add(&mut window, 0, "b", now)];
+    sent(&mut window, now);
+    window.lost(&Error::unavailable("gone"));
+    sent(&mut window, now);
+    let detail = crate::Detail {
+        reason: "SEQUENCE_TOO_OLD".into(),
+        ..Default::default()
+    };
+    window.answer(Answer::Refused(Error::AlreadyExists(Arc::new(detail))), now);
+    assert_eq!(
+        result(&all[1]).unwrap().unwrap().offset,
+        Ack::UNKNOWN_OFFSET
+    );
+    add(&mut window, 0, "c", now);
+    assert_eq!(sent(&mut window, now).unwrap().1, 2);
 }
 
 #[test]
@@ -310,6 +349,8 @@ struct Model {
     log: Vec<String>,
     next: i32,
     offsets: HashMap<i32, u64>,
+    /// Takes the first sequence it sees as the beginning.
+    anywhere: bool,
 }
 
 impl Model {
@@ -320,6 +361,9 @@ impl Model {
                 base_offset,
                 duplicate: true,
             };
+        }
+        if self.anywhere && self.offsets.is_empty() {
+            self.next = sequence;
         }
         if sequence != self.next {
             return Answer::Refused(gap());
@@ -398,10 +442,22 @@ fn random_faults_never_lose_double_or_reorder() {
     let seed: u64 = seed.unwrap_or_else(|| rand::rng().random());
     println!("AQUEDUCT_SEED={seed}");
     for round in 0..200 {
+        let named = round % 2 == 0;
         let mut run = Run {
             rng: StdRng::seed_from_u64(seed.wrapping_add(round)),
-            window: window(settings(), 3),
-            brokers: (0..3).map(|_| Model::default()).collect(),
+            window: window(
+                Settings {
+                    named,
+                    ..settings()
+                },
+                3,
+            ),
+            brokers: (0..3)
+                .map(|_| Model {
+                    anywhere: !named,
+                    ..Model::default()
+                })
+                .collect(),
             answers: VecDeque::new(),
             added: Vec::new(),
             now: Instant::now(),
