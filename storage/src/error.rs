@@ -71,7 +71,11 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(path: &str, op: &'static str, source: io::Error) -> Error {
-        Error::Io { path: path.to_string(), op, source }
+        Error::Io {
+            path: path.to_string(),
+            op,
+            source,
+        }
     }
 
     pub(crate) fn invalid(what: &'static str, value: u64, limit: u64) -> Error {
@@ -79,7 +83,11 @@ impl Error {
     }
 
     pub(crate) fn corrupt(file: &str, position: u64, why: impl Into<String>) -> Error {
-        Error::Corrupt { file: file.to_string(), position, why: why.into() }
+        Error::Corrupt {
+            file: file.to_string(),
+            position,
+            why: why.into(),
+        }
     }
 }
 

@@ -5,13 +5,30 @@
 //! is refused; a failed write or sync is never retried and closes the store.
 //! What this crate must never know: Raft, gRPC, tokio, topics, consumers. It knows logs by number.
 
-pub mod error;
-pub mod entry;
+mod append;
+mod checkpoint;
+mod cut;
 pub mod disk;
+mod drain;
+pub mod entry;
+pub mod error;
+mod index;
+mod journal;
+mod locate;
 pub mod log;
+mod log_recovery;
+pub mod map;
+mod node;
+mod pool;
 pub mod read;
-pub mod store;
+mod recovery;
 pub mod retention;
+mod scan;
+mod segment;
+mod state_file;
+pub mod store;
+mod sync_engine;
+mod windows;
 
 pub use entry::{Done, Entry, EntryId, Kind, NewEntry, RaftId, stored_len};
 pub use error::{Error, ReadError};
