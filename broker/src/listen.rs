@@ -16,9 +16,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::net::{TcpListener, TcpStream};
-use tonic::service::Routes;
 
-use crate::{limits, services::Services, shards::Shards};
+use crate::{grpc::Service, limits, services::Services, shards::Shards};
 
 /// HTTP/2 flow control: what a client may send ahead of our reading, bytes.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -35,7 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepts until the node drains.
 pub(crate) async fn accept(
     listener: TcpListener,
-    routes: Routes,
+    service: Service,
     services: Arc<Services>,
     shards: Arc<Shards>,
 ) {
@@ -45,7 +44,7 @@ pub(crate) async fn accept(
             () = services.drained() => return,
         };
         match accepted {
-            Ok((socket, _)) => hand_out(socket, &routes, &services, &shards),
+            Ok((socket, _)) => hand_out(socket, &service, &services, &shards),
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -54,7 +53,7 @@ pub(crate) async fn accept(
     }
 }
 
-fn hand_out(socket: TcpStream, routes: &Routes, services: &Arc<Services>, shards: &Shards) {
+fn hand_out(socket: TcpStream, service: &Service, services: &Arc<Services>, shards: &Shards) {
     if services.stats.connections.load(Relaxed) >= limits::MAX_CONNECTIONS as u64 {
         tracing::warn!(
             limit = limits::MAX_CONNECTIONS,
@@ -66,10 +65,10 @@ fn hand_out(socket: TcpStream, routes: &Routes, services: &Arc<Services>, shards
         Ok(socket) => socket,
         Err(error) => return tracing::debug!(%error, "a connection was lost at once"),
     };
-    let (routes, services) = (routes.clone(), services.clone());
+    let (service, services) = (service.clone(), services.clone());
     services.stats.connections.fetch_add(1, Relaxed);
     shards.next().spawn(async move {
-        if let Err(error) = serve(socket, routes, &services).await {
+        if let Err(error) = serve(socket, service, &services).await {
             tracing::debug!(error, "a connection ended");
         }
         services.stats.connections.fetch_sub(1, Relaxed);
@@ -78,7 +77,7 @@ fn hand_out(socket: TcpStream, routes: &Routes, services: &Arc<Services>, shards
 
 async fn serve(
     socket: std::net::TcpStream,
-    routes: Routes,
+    service: Service,
     services: &Services,
 ) -> Result<(), String> {
     let socket = TcpStream::from_std(socket).map_err(|error: io::Error| error.to_string())?;
@@ -95,7 +94,7 @@ async fn serve(
         .max_header_list_size(limits::MAX_HEADER_BYTES)
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE);
-    let service = TowerToHyperService::new(routes);
+    let service = TowerToHyperService::new(service);
     let connection = builder.serve_connection(TokioIo::new(socket), service);
     tokio::pin!(connection);
     let ended = tokio::select! {

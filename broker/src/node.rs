@@ -6,7 +6,6 @@ use std::{
 
 use aqueduct_storage::{Log, Store, StoreOptions, disk::RealDisk};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use tonic_health::server::HealthReporter;
 
 use crate::{
     config::{Config, ConfigError},
@@ -48,7 +47,7 @@ pub struct Node {
     services: Arc<Services>,
     shards: Arc<Shards>,
     drain: watch::Sender<bool>,
-    health: HealthReporter,
+    health: grpc::Health,
     accepting: JoinHandle<()>,
 }
 
@@ -166,11 +165,11 @@ async fn start_on_shard(
         draining,
         config.in_flight_bytes,
     ));
-    let (routes, health) = grpc::routes(services.clone())
+    let (service, health) = grpc::routes(services.clone())
         .await
         .map_err(io::Error::other)?;
     tokio::spawn(retention::run(services.clone(), config.retention_interval));
-    let accepting = tokio::spawn(accept(listener, routes, services.clone(), shards.clone()));
+    let accepting = tokio::spawn(accept(listener, service, services.clone(), shards.clone()));
     Ok(Node {
         address,
         services,

@@ -19,6 +19,11 @@ use tonic_reflection::server::Builder;
 use self::{ops::Ops, publisher::Publisher, reader::Reader, topics::Topics};
 use crate::{limits::MAX_REQUEST_BYTES, services::Services};
 
+/// All services as one: a request in, an answer out. Cheap to clone, one for each connection.
+pub(crate) type Service = Routes;
+/// Where the node's health is reported.
+pub(crate) type Health = HealthReporter;
+
 /// The service name whose health says whether the node takes requests.
 const READY: &str = "aqueduct.v1";
 
@@ -28,7 +33,7 @@ const READY: &str = "aqueduct.v1";
 /// If the compiled descriptors cannot be read, which the build rules out.
 pub(crate) async fn routes(
     services: Arc<Services>,
-) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
+) -> Result<(Service, Health), tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_service_status(READY, ServingStatus::Serving)
@@ -62,7 +67,7 @@ pub(crate) async fn routes(
 }
 
 /// Says that the node takes no more requests.
-pub(crate) async fn report_draining(reporter: &HealthReporter) {
+pub(crate) async fn report_draining(reporter: &Health) {
     reporter
         .set_service_status(READY, ServingStatus::NotServing)
         .await;
