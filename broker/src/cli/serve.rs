@@ -56,7 +56,7 @@ pub(super) struct NodeArgs {
         long,
         value_name = "FILTER",
         env = "AQUEDUCT_LOG",
-        default_value = "info"
+        default_value = "info,openraft=error"
     )]
     log: String,
     /// Format of log lines
