@@ -19,37 +19,32 @@
 //! parcel whose fate is unknown goes again under the number it had: either nothing behind it
 //! is stored, then the count gives it the same number, or something is, then it keeps its own.
 
+mod filling;
+mod parcel;
+
 use std::{
     collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use aqueduct_proto::{
-    batch::{BatchHeader, HEADER_LEN},
-    compression::Compression,
-    partitioner::Sticky,
-    record::BatchBuilder,
-    v1,
-};
-use bytes::{Bytes, BytesMut};
+use aqueduct_proto::{compression::Compression, partitioner::Sticky};
+
+pub(super) use parcel::{Body, Identity, Parcel};
 
 use super::{
     Ack,
     delivery::{Completion, Outcome},
 };
-use crate::{Error, Message};
+use crate::Error;
+use parcel::{Open, all_to_retry, sequence_of, stamp};
 
 /// Half-filled batches of one partition in flight. When so many are, the next one fills until
 /// an answer comes: small messages are sent at once when little is going on, and in large
 /// batches when much is.
 const LANE_PIPELINE: u32 = 4;
-/// What a message costs beside its bytes: record framing, its share of bookkeeping.
-const MESSAGE_OVERHEAD: usize = 24;
 /// How soon to try again after a refusal that named no time.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
-/// Sequences are counted modulo this (Kafka's 31 bits).
-const SEQUENCES: u64 = 1 << 31;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settings {
@@ -64,13 +59,6 @@ pub(super) struct Settings {
     pub resume: bool,
     /// The broker knows from where a named producer counts. A nameless one may begin anywhere.
     pub named: bool,
-}
-
-/// Who sends: producer id and epoch, as the broker gave them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub id: i64,
-    pub epoch: i16,
 }
 
 /// What a partition has of a named producer.
@@ -118,53 +106,6 @@ struct Lane {
     waiting: VecDeque<Parcel>,
     /// Size of the last batch, as a hint for the next one's buffer.
     last_bytes: usize,
-}
-
-#[derive(Debug)]
-struct Open {
-    contents: Contents,
-    completion: Arc<Completion>,
-    count: u32,
-    bytes: usize,
-    since: Instant,
-}
-
-#[derive(Debug)]
-enum Contents {
-    Batch(BatchBuilder),
-    Messages {
-        messages: Vec<v1::Message>,
-        dedup: bool,
-    },
-}
-
-/// A request: one batch or some messages, answered as one.
-#[derive(Debug)]
-pub(super) struct Parcel {
-    lane: u32,
-    count: u32,
-    bytes: usize,
-    pub body: Body,
-    completion: Arc<Completion>,
-    created: Instant,
-    ordinal: u64,
-    attempts: u32,
-    /// An attempt went unanswered, so it may be stored whatever later attempts are told.
-    maybe_stored: bool,
-    /// Why it was refused last.
-    refused: Option<Error>,
-}
-
-#[derive(Debug)]
-pub(super) enum Body {
-    Batch {
-        partition: u32,
-        records: Bytes,
-    },
-    Messages {
-        request: v1::PublishStreamRequest,
-        dedup: bool,
-    },
 }
 
 /// What [`Window::add`] did.
@@ -289,177 +230,6 @@ impl Window {
             .map_or(0, |lane| lane.at_start.count)
     }
 
-    /// The partition of a message without key. A resuming producer must choose the same one in
-    /// each run, so it goes by turns.
-    pub(super) fn keyless_partition(&mut self) -> u32 {
-        let current = self.sticky.current();
-        if self.settings.resume {
-            self.sticky.next_batch();
-        }
-        current
-    }
-
-    /// Counts a message of a resuming producer, and says whether an earlier run stored it.
-    pub(super) fn resume(&mut self, partition: u32) -> Resume {
-        let lane = &mut self.lanes[partition as usize];
-        if !self.settings.resume || lane.replayed >= lane.at_start.count {
-            return Resume::New;
-        }
-        let ordinal = lane.replayed;
-        lane.replayed += 1;
-        // If the producer's n messages lie in the first n offsets, then they are all there is,
-        // and each lies at its own number. Else others write here too.
-        let alone = lane.at_start.last_offset.checked_add(1) == Some(lane.at_start.count);
-        let offset = if alone { ordinal } else { Ack::UNKNOWN_OFFSET };
-        Resume::Stored(Ack {
-            partition,
-            offset,
-            duplicate: true,
-        })
-    }
-
-    /// Puts a message into the open batch of its lane.
-    pub(super) fn add(
-        &mut self,
-        partition: u32,
-        message: Message,
-        now_ms: i64,
-        now: Instant,
-    ) -> Added {
-        let place = if self.settings.plain { 0 } else { partition };
-        let as_message = self.settings.plain || message.dedup_id.is_some();
-        let bytes = message.size() + MESSAGE_OVERHEAD;
-        let mut filled = self.make_way(place, as_message, bytes);
-        let lane = &mut self.lanes[place as usize];
-        let hint = lane.last_bytes;
-        let open = lane.open.get_or_insert_with(|| {
-            Open::new(as_message, self.settings.compression, hint.max(bytes), now)
-        });
-        let index = open.push(message, (!self.settings.plain).then_some(partition), now_ms);
-        open.bytes += bytes;
-        self.bytes += bytes;
-        let completion = open.completion.clone();
-        if open.bytes >= self.settings.batch_bytes || open.count >= self.settings.batch_messages {
-            self.close(place);
-            filled = true;
-        }
-        let wake = self.list(place) || filled;
-        Added {
-            completion,
-            index,
-            wake,
-        }
-    }
-
-    /// Closes the lane's open batch if the next message does not go into it.
-    fn make_way(&mut self, lane: u32, as_message: bool, bytes: usize) -> bool {
-        let Some(open) = &self.lanes[lane as usize].open else {
-            return false;
-        };
-        let same = matches!(open.contents, Contents::Messages { .. }) == as_message;
-        let fits = open.bytes + bytes <= self.settings.batch_bytes;
-        if !(same && fits) {
-            self.close(lane);
-        }
-        !(same && fits)
-    }
-
-    /// Takes a batch that the caller encoded.
-    pub(super) fn add_encoded(
-        &mut self,
-        partition: u32,
-        records: Bytes,
-        now: Instant,
-    ) -> Result<Arc<Completion>, Error> {
-        let header =
-            BatchHeader::read(&records).map_err(|error| Error::invalid(error.to_string()))?;
-        if header.total_len() != records.len() || header.count <= 0 {
-            return Err(Error::invalid("not exactly one record batch"));
-        }
-        if partition >= self.partitions() {
-            let message = format!("partition {partition} of {}: not there", self.partitions());
-            return Err(Error::partition_not_found(message));
-        }
-        self.close(partition);
-        let completion = Arc::new(Completion::default());
-        let bytes = records.len();
-        self.bytes += bytes;
-        let count = header.count.unsigned_abs();
-        self.lanes[partition as usize].predicted += u64::from(count);
-        self.queue.push_back(Parcel {
-            lane: partition,
-            count,
-            bytes,
-            body: Body::Batch { partition, records },
-            completion: completion.clone(),
-            created: now,
-            ordinal: 0,
-            attempts: 0,
-            maybe_stored: false,
-            refused: None,
-        });
-        Ok(completion)
-    }
-
-    /// Closes every open batch.
-    pub(super) fn close_open(&mut self) {
-        for lane in 0..self.partitions() {
-            self.close(lane);
-        }
-    }
-
-    fn close(&mut self, place: u32) {
-        let identity = self.identity.unwrap_or(Identity { id: -1, epoch: -1 });
-        let lane = &mut self.lanes[place as usize];
-        let Some(open) = lane.open.take() else { return };
-        if place == self.sticky.current() && !self.settings.resume {
-            self.sticky.next_batch();
-        }
-        lane.last_bytes = open.bytes.min(self.settings.batch_bytes);
-        let sequence = sequence_of(lane.predicted);
-        let body = match open.contents {
-            Contents::Messages { messages, dedup } => {
-                let messages = v1::PublishMessages {
-                    messages,
-                    ..Default::default()
-                };
-                let kind = v1::publish_stream_request::Kind::Messages(messages);
-                Ok(Body::Messages {
-                    request: v1::PublishStreamRequest { kind: Some(kind) },
-                    dedup,
-                })
-            }
-            Contents::Batch(mut builder) => {
-                lane.predicted += u64::from(open.count);
-                builder.set_producer(identity.id, identity.epoch, sequence);
-                let records = builder.finish();
-                records.map(|records| Body::Batch {
-                    partition: place,
-                    records,
-                })
-            }
-        };
-        match body {
-            Ok(body) => self.queue.push_back(Parcel {
-                lane: place,
-                count: open.count,
-                bytes: open.bytes,
-                body,
-                completion: open.completion,
-                created: open.since,
-                ordinal: 0,
-                attempts: 0,
-                maybe_stored: false,
-                refused: None,
-            }),
-            Err(error) => {
-                self.bytes -= open.bytes;
-                open.completion
-                    .set(Outcome::Failed(Error::invalid(error.to_string())));
-            }
-        }
-    }
-
     /// Puts a lane whose open batch may be sent on the list; true if it was put there now.
     fn list(&mut self, place: u32) -> bool {
         let lane = &mut self.lanes[place as usize];
@@ -490,7 +260,7 @@ impl Window {
             };
             let lane = &mut self.lanes[place as usize];
             if let Some(open) = lane.open.as_ref().filter(|_| !lane.stalled) {
-                let at = open.since + self.settings.linger;
+                let at = open.load.since + self.settings.linger;
                 if at > now {
                     return Next::Wait(Some(due.map_or(at, |due| due.min(at))));
                 }
@@ -698,7 +468,7 @@ impl Window {
         let old = |created: Instant| now.saturating_duration_since(created) > limit;
         let first = |queue: &VecDeque<Parcel>| queue.front().is_some_and(|it| old(it.created));
         let in_lane = |lane: &Lane| {
-            let open = lane.open.as_ref().is_some_and(|open| old(open.since));
+            let open = lane.open.as_ref().is_some_and(|open| old(open.load.since));
             open || first(&lane.again) || first(&lane.waiting)
         };
         first(&self.in_flight) || first(&self.queue) || self.lanes.iter().any(in_lane)
@@ -746,101 +516,12 @@ impl Window {
             .flat_map(|lane| lane.again.iter().chain(&lane.waiting));
         let parcels = self.in_flight.iter().chain(&self.queue).chain(in_lanes);
         let open = self.lanes.iter().filter_map(|lane| lane.open.as_ref());
-        let open = open.map(|open| open.completion.clone());
+        let open = open.map(|open| open.load.completion.clone());
         parcels
             .map(|parcel| parcel.completion.clone())
             .chain(open)
             .collect()
     }
-}
-
-impl Open {
-    fn new(as_message: bool, compression: Compression, bytes: usize, now: Instant) -> Self {
-        let contents = if as_message {
-            Contents::Messages {
-                messages: Vec::new(),
-                dedup: true,
-            }
-        } else {
-            Contents::Batch(BatchBuilder::with_capacity(compression, bytes))
-        };
-        let completion = Arc::new(Completion::default());
-        Self {
-            contents,
-            completion,
-            count: 0,
-            bytes: 0,
-            since: now,
-        }
-    }
-
-    fn push(&mut self, message: Message, partition: Option<u32>, now_ms: i64) -> u32 {
-        let index = self.count;
-        self.count += 1;
-        match &mut self.contents {
-            Contents::Batch(builder) => {
-                let time = message.timestamp_ms.unwrap_or(now_ms);
-                let (key, value) = (message.key.as_deref(), message.value.as_deref());
-                builder.push(time, key, value, &message.headers);
-            }
-            Contents::Messages { messages, dedup } => {
-                *dedup &= message.dedup_id.is_some();
-                let mut message = message.into_proto();
-                message.partition = message.partition.or(partition);
-                messages.push(message);
-            }
-        }
-        index
-    }
-}
-
-impl Parcel {
-    /// Sending again cannot store anything twice.
-    fn resendable(&self) -> bool {
-        match &self.body {
-            Body::Batch { .. } => true,
-            Body::Messages { dedup, .. } => *dedup,
-        }
-    }
-}
-
-/// If nothing of a parcel was stored and all of it may go again: why.
-fn all_to_retry(results: &[Result<Ack, Error>]) -> Option<Error> {
-    let retry = |result: &Result<Ack, Error>| {
-        matches!(
-            result,
-            Err(Error::Exhausted {
-                retry_after: Some(_),
-                ..
-            })
-        )
-    };
-    let first = results.first().filter(|_| results.iter().all(retry))?;
-    first.as_ref().err().cloned()
-}
-
-fn sequence_of(ordinal: u64) -> i32 {
-    i32::try_from(ordinal % SEQUENCES).expect("less than 2^31")
-}
-
-/// Writes producer id, epoch and sequence into a batch if they are not there; true if so.
-fn stamp(records: &mut Bytes, identity: Identity, sequence: i32) -> bool {
-    let mut wanted = [0; 14];
-    wanted[..8].copy_from_slice(&identity.id.to_be_bytes());
-    wanted[8..10].copy_from_slice(&identity.epoch.to_be_bytes());
-    wanted[10..].copy_from_slice(&sequence.to_be_bytes());
-    if records.len() < HEADER_LEN || records[43..57] == wanted {
-        return false;
-    }
-    let bytes = std::mem::take(records);
-    let mut bytes = bytes
-        .try_into_mut()
-        .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-    bytes[43..57].copy_from_slice(&wanted);
-    let crc = aqueduct_proto::crc::crc32c(&bytes[21..]);
-    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-    *records = bytes.freeze();
-    true
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use aqueduct_proto::batch::Batch;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
+use crate::Message;
 
 const IDENTITY: Identity = Identity { id: 7, epoch: 1 };
 
