@@ -11,7 +11,7 @@ use std::{
 use aqueduct_proto::v1::{self, publish_stream_response::Kind};
 
 use super::{
-    Ack, ProducerBuilder, Shared,
+    Ack, ProducerBuilder, Shared, Wall,
     window::{Answer, Verdict},
     wire::Outgoing,
 };
@@ -154,7 +154,7 @@ fn take(
     };
     let verdict = {
         let mut state = shared.lock();
-        let verdict = state.window.answer(answer, Instant::now());
+        let verdict = state.window.answer(answer, &Wall);
         if state.window.has_something_to_send() {
             state.wake_body();
         }

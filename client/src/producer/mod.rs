@@ -33,7 +33,7 @@ pub use builder::ProducerBuilder;
 pub use delivery::Delivery;
 
 use crate::{Error, Message, client::MAX_TRANSPORT_MESSAGE};
-use window::{Resume, Window};
+use window::{Clock, Resume, Window};
 
 /// Largest message a producer takes: what fits the transport beside a batch's header.
 const MAX_MESSAGE_BYTES: usize = MAX_TRANSPORT_MESSAGE - (64 << 10);
@@ -340,9 +340,7 @@ fn add(state: &mut State, message: &mut Option<Message>) -> Result<(Delivery, bo
     if let Resume::Stored(ack) = state.window.resume(partition) {
         return Ok((Delivery::done(ack), state.is_time_to_yield(size)));
     }
-    let added = state
-        .window
-        .add(partition, message, now_ms(), Instant::now());
+    let added = state.window.add(partition, message, &Wall);
     if added.wake {
         state.wake_body();
     }
@@ -364,11 +362,20 @@ fn choose(window: &mut Window, message: &Message) -> Result<u32, Error> {
     }
 }
 
-fn now_ms() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+/// The machine's clocks.
+struct Wall;
+
+impl Clock for Wall {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn now_ms(&self) -> i64 {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
 }
 
 /// Counts a sender that waits for room.

@@ -108,6 +108,13 @@ struct Lane {
     last_bytes: usize,
 }
 
+/// What time it is, for whom it matters.
+pub(super) trait Clock {
+    fn now(&self) -> Instant;
+    /// Milliseconds since the Unix epoch.
+    fn now_ms(&self) -> i64;
+}
+
 /// What [`Window::add`] did.
 pub(super) struct Added {
     pub completion: Arc<Completion>,
@@ -338,7 +345,7 @@ impl Window {
     }
 
     /// Takes the broker's word on the oldest request in flight.
-    pub(super) fn answer(&mut self, answer: Answer, now: Instant) -> Verdict {
+    pub(super) fn answer(&mut self, answer: Answer, clock: &impl Clock) -> Verdict {
         let Some(mut parcel) = self.in_flight.pop_front() else {
             return Verdict::Confused("an answer without a request");
         };
@@ -365,7 +372,7 @@ impl Window {
                 );
             }
             Answer::Each(results) => match all_to_retry(&results) {
-                Some(error) => self.refuse(parcel, error, now),
+                Some(error) => self.refuse(parcel, error, clock.now()),
                 None => self.finish(&parcel, Outcome::Each(results)),
             },
             Answer::Refused(error) if error.reason() == "SEQUENCE_TOO_OLD" => {
@@ -392,7 +399,7 @@ impl Window {
                 lane.again.push_back(parcel);
                 lane.stalled = true;
             }
-            Answer::Refused(error) => self.refuse(parcel, error, now),
+            Answer::Refused(error) => self.refuse(parcel, error, clock.now()),
         }
         self.settle(place);
         verdict

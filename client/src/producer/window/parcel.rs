@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Instant};
 use aqueduct_proto::{batch::HEADER_LEN, compression::Compression, record::BatchBuilder, v1};
 use bytes::{Bytes, BytesMut};
 
-use super::super::{Ack, delivery::Completion};
+use super::{
+    super::{Ack, delivery::Completion},
+    Clock,
+};
 use crate::{Error, Message};
 
 /// Sequences are counted modulo this (Kafka's 31 bits).
@@ -98,12 +101,17 @@ impl Open {
         Self { contents, load }
     }
 
-    pub(super) fn push(&mut self, message: Message, partition: Option<u32>, now_ms: i64) -> u32 {
+    pub(super) fn push(
+        &mut self,
+        message: Message,
+        partition: Option<u32>,
+        clock: &impl Clock,
+    ) -> u32 {
         let index = self.load.count;
         self.load.count += 1;
         match &mut self.contents {
             Contents::Batch(builder) => {
-                let time = message.timestamp_ms.unwrap_or(now_ms);
+                let time = message.timestamp_ms.unwrap_or_else(|| clock.now_ms());
                 let (key, value) = (message.key.as_deref(), message.value.as_deref());
                 builder.push(time, key, value, &message.headers);
             }

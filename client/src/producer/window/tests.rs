@@ -12,6 +12,19 @@ use crate::Message;
 
 const IDENTITY: Identity = Identity { id: 7, epoch: 1 };
 
+/// A time that stands still.
+struct At(Instant);
+
+impl Clock for At {
+    fn now(&self) -> Instant {
+        self.0
+    }
+
+    fn now_ms(&self) -> i64 {
+        0
+    }
+}
+
 fn settings() -> Settings {
     Settings {
         batch_bytes: 1 << 20,
@@ -33,7 +46,7 @@ fn window(settings: Settings, partitions: u32) -> Window {
 
 fn add(window: &mut Window, partition: u32, text: &str, now: Instant) -> (Arc<Completion>, u32) {
     let message = Message::new(text.to_owned());
-    let added = window.add(partition, message, 0, now);
+    let added = window.add(partition, message, &At(now));
     (added.completion, added.index)
 }
 
@@ -113,7 +126,7 @@ fn a_batch_is_sent_when_full_and_an_open_one_when_little_is_in_flight() {
     add(&mut window, 0, "h", now);
     assert_eq!(sent(&mut window, now), None);
     for offset in [0, 2] {
-        assert_eq!(window.answer(stored(offset), now), Verdict::GoOn);
+        assert_eq!(window.answer(stored(offset), &At(now)), Verdict::GoOn);
     }
     assert_eq!(sent(&mut window, now), Some((0, 7, vec!["h".into()])));
 }
@@ -142,11 +155,11 @@ fn a_refused_batch_leaves_no_hole() {
     for sequence in [0, 2, 4] {
         assert_eq!(sent(&mut window, now).unwrap().1, sequence);
     }
-    window.answer(Answer::Refused(Error::too_large("too large")), now);
+    window.answer(Answer::Refused(Error::too_large("too large")), &At(now));
     assert!(matches!(result(&all[1]), Some(Err(Error::TooLarge(_)))));
     assert!(sent(&mut window, now).is_none());
-    window.answer(Answer::Refused(gap()), now);
-    window.answer(Answer::Refused(gap()), now);
+    window.answer(Answer::Refused(gap()), &At(now));
+    window.answer(Answer::Refused(gap()), &At(now));
     assert_eq!(
         sent(&mut window, now),
         Some((0, 0, vec!["c".into(), "d".into()]))
@@ -155,8 +168,8 @@ fn a_refused_batch_leaves_no_hole() {
         sent(&mut window, now),
         Some((0, 2, vec!["e".into(), "f".into()]))
     );
-    window.answer(stored(0), now);
-    window.answer(stored(2), now);
+    window.answer(stored(0), &At(now));
+    window.answer(stored(2), &At(now));
     assert_eq!(result(&all[5]).unwrap().unwrap().offset, 3);
     assert!(window.is_empty());
 }
@@ -171,10 +184,10 @@ fn the_first_batch_of_a_nameless_producer_goes_alone() {
     }
     assert_eq!(sent(&mut window, now).unwrap().1, 0);
     assert_eq!(sent(&mut window, now), None);
-    window.answer(Answer::Refused(exhausted(0)), now);
+    window.answer(Answer::Refused(exhausted(0)), &At(now));
     assert_eq!(sent(&mut window, now).unwrap().2, ["a", "b"]);
     assert_eq!(sent(&mut window, now), None);
-    window.answer(stored(0), now);
+    window.answer(stored(0), &At(now));
     assert_eq!(sent(&mut window, now).unwrap().1, 2);
     assert_eq!(sent(&mut window, now).unwrap().1, 4);
 }
@@ -190,7 +203,10 @@ fn what_is_stored_but_forgotten_is_acknowledged_without_a_place() {
         reason: "SEQUENCE_TOO_OLD".into(),
         ..Default::default()
     };
-    window.answer(Answer::Refused(Error::AlreadyExists(Arc::new(detail))), now);
+    window.answer(
+        Answer::Refused(Error::AlreadyExists(Arc::new(detail))),
+        &At(now),
+    );
     assert_eq!(
         result(&all[1]).unwrap().unwrap().offset,
         Ack::UNKNOWN_OFFSET
@@ -207,8 +223,8 @@ fn exhaustion_waits_and_keeps_the_order() {
     }
     sent(&mut window, now);
     sent(&mut window, now);
-    window.answer(Answer::Refused(exhausted(100)), now);
-    window.answer(Answer::Refused(gap()), now);
+    window.answer(Answer::Refused(exhausted(100)), &At(now));
+    window.answer(Answer::Refused(gap()), &At(now));
     let Next::Wait(Some(at)) = window.next(now) else {
         panic!("waits")
     };
@@ -240,7 +256,7 @@ fn a_broken_stream_is_sent_again_with_the_same_sequences() {
         base_offset: 40,
         duplicate: true,
     };
-    window.answer(twice, now);
+    window.answer(twice, &At(now));
     let ack = result(&all[1]).unwrap().unwrap();
     assert_eq!(
         ack,
@@ -275,7 +291,7 @@ fn plain_messages_are_not_sent_twice_unless_they_have_an_id() {
     let (now, mut window) = (Instant::now(), Window::new(settings, 3, 0));
     let plain = add(&mut window, 2, "a", now);
     let with_id = Message::new("b").dedup_id("id");
-    let with_id = window.add(1, with_id, 0, now);
+    let with_id = window.add(1, with_id, &At(now));
     for _ in 0..2 {
         assert!(matches!(window.next(now), Next::Send(_)));
     }
@@ -287,7 +303,7 @@ fn plain_messages_are_not_sent_twice_unless_they_have_an_id() {
         offset: 3,
         duplicate: true,
     };
-    window.answer(Answer::Each(vec![Ok(ack)]), now);
+    window.answer(Answer::Each(vec![Ok(ack)]), &At(now));
     assert_eq!(result(&(with_id.completion, 0)).unwrap().unwrap(), ack);
 }
 
@@ -430,7 +446,7 @@ impl Run {
 
     fn deliver(&mut self) {
         if let Some(answer) = self.answers.pop_front() {
-            assert_eq!(self.window.answer(answer, self.now), Verdict::GoOn);
+            assert_eq!(self.window.answer(answer, &At(self.now)), Verdict::GoOn);
         }
     }
 }
