@@ -34,14 +34,15 @@ async fn look_at(partition: &Partition) {
     let shared = partition.shared();
     let config = **shared.config.load();
     let policy = Policy {
-        max_age_ms: (config.retention_ms > 0).then_some(config.retention_ms),
+        max_age_ms: (config.retention_ms > 0)
+            .then(|| i64::try_from(config.retention_ms).unwrap_or(i64::MAX)),
         max_bytes: (config.retention_bytes > 0).then_some(config.retention_bytes),
     };
     if policy.max_age_ms.is_none() && policy.max_bytes.is_none() {
         return;
     }
     let segments = shared.log.segments();
-    let Some(before) = boundary(&segments, &policy, clock::now_ms()) else {
+    let Some(before) = boundary(&segments, policy, clock::now_ms()) else {
         return;
     };
     if before > shared.log_start_offset() {
