@@ -12,6 +12,7 @@ mod values;
 mod serve;
 
 mod publish;
+mod publish_flow;
 mod publish_input;
 mod subscribe;
 

@@ -28,6 +28,8 @@ use serde_json::Value;
 
 /// Exit code for arguments that cannot be right.
 pub(crate) const USAGE: u8 = 2;
+/// Exit code after Ctrl-C where it leaves something undone, as shells report it.
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// How a result is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -189,13 +191,13 @@ pub(crate) fn table(header: &[&str]) -> Table {
     table
 }
 
-/// Prints a table, without the blanks that fill its last column.
+/// Prints a table, without the blanks that pad its first and its last column.
 pub(crate) fn print_table(table: &Table) -> io::Result<()> {
-    let text: String = table
-        .lines()
-        .map(|line| format!("{}\n", line.trim_end()))
-        .collect();
-    print(text)
+    let trim = |line: String| {
+        let line = line.strip_prefix(' ').unwrap_or(&line).trim_end();
+        format!("{line}\n")
+    };
+    print(table.lines().map(trim).collect::<String>())
 }
 
 /// Asks before something is destroyed. Where nobody can answer, `--yes` is required.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! thread: stdin -> lines -> messages     task: producer.send -> deliveries -> tally, acks file
-//!                 (publish_input.rs)  ->                                 (collect)
+//!                 (publish_input.rs)  ->                 (publish_flow.rs)
 //! ```
 //! Promises: *acknowledged* counts messages known to be on stable storage, *duplicates* those
 //! among them that had been stored before; a line in the acks file is written after its ack and
@@ -10,15 +10,13 @@
 //! what follows it in the same partition is not stored without it; the exit code says why.
 
 use std::{
-    cell::Cell,
-    fs::File,
     io::{IsTerminal as _, Write as _},
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use aqueduct_client::{Ack, Compression, Delivery, Error, Producer};
+use aqueduct_client::{Compression, Error, Producer};
 use bytes::Bytes;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -27,8 +25,9 @@ use tokio::sync::mpsc;
 
 use super::{
     ClientArgs, OutputArgs,
-    output::{self, Failure, Format},
-    publish_input::{self, Dedup, Key, Numbered, Rules, Shape, Source},
+    output::{self, Failure, Format, INTERRUPTED},
+    publish_flow::{AcksFile, Collector, Sender, Stop, Tally},
+    publish_input::{self, Dedup, Key, Rules, Shape, Source},
     values,
 };
 
@@ -123,27 +122,29 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<ExitCode> {
     let spread = args.producer.as_ref().map(|_| producer.partitions());
 
     let started = Instant::now();
+    let stop = Stop::default();
     let (chunks, incoming) = mpsc::channel(CHUNKS);
     let (sent, deliveries) = mpsc::channel(CHUNKS);
     let keyless = publish_input::start(source, rules, chunks);
-    let stop = Cell::new(false);
     let sender = Sender {
         producer: &producer,
         stop: &stop,
         rate: args.rate,
         spread,
     };
-    let collector = Collector {
-        tally: Tally::default(),
-        stop: &stop,
-        acks,
-        progress: progress(),
+    let collector = Collector::new(&stop, acks, progress());
+    let flow = async {
+        let (sending, mut tally) =
+            tokio::join!(sender.run(incoming, sent), collector.run(deliveries));
+        if let Err(error) = sending {
+            tally.fail(error);
+        }
+        tally
     };
-    let (sending, collected) = tokio::join!(sender.run(incoming, sent), collector.run(deliveries));
-    let mut tally = collected?;
-    if let Err(error) = sending {
-        tally.fail(error);
-    }
+    let tally = tokio::select! {
+        tally = flow => tally,
+        never = stop.at_interrupt() => match never {},
+    };
     // Everything has been counted delivery by delivery.
     let _ = producer.close().await;
     summarise(args.output.output, &tally, started.elapsed())?;
@@ -155,6 +156,7 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<ExitCode> {
         )?;
     }
     match tally.error {
+        None if stop.interrupted() => Ok(ExitCode::from(INTERRUPTED)),
         None => Ok(ExitCode::SUCCESS),
         Some(error) => Err(error),
     }
@@ -225,193 +227,6 @@ async fn connect(args: &PublishArgs) -> Result<Producer, Error> {
         builder = builder.delivery_timeout(timeout);
     }
     builder.build().await
-}
-
-/// A message on its way, with its line.
-type Sent = (u64, Delivery);
-
-/// Hands messages to the producer.
-struct Sender<'a> {
-    producer: &'a Producer,
-    stop: &'a Cell<bool>,
-    rate: Option<f64>,
-    /// With a named producer: the number of partitions that keyless messages are dealt to by
-    /// their line, so that the same input always goes to the same places.
-    spread: Option<u32>,
-}
-
-impl Sender<'_> {
-    /// Sends until the input ends, a message is refused, or the collector says stop.
-    async fn run(
-        &self,
-        mut chunks: mpsc::Receiver<anyhow::Result<Vec<Numbered>>>,
-        sent: mpsc::Sender<Vec<Sent>>,
-    ) -> anyhow::Result<()> {
-        let result = self.send_all(&mut chunks, &sent).await;
-        drop(sent);
-        result
-    }
-
-    async fn send_all(
-        &self,
-        chunks: &mut mpsc::Receiver<anyhow::Result<Vec<Numbered>>>,
-        sent: &mpsc::Sender<Vec<Sent>>,
-    ) -> anyhow::Result<()> {
-        let started = Instant::now();
-        let mut count = 0_u64;
-        while let Some(chunk) = chunks.recv().await {
-            let chunk = chunk?;
-            let mut deliveries = Vec::with_capacity(chunk.len());
-            for message in chunk {
-                if self.stop.get() {
-                    return Ok(());
-                }
-                if let Some(rate) = self.rate {
-                    let due = Duration::from_secs_f64(count as f64 / rate);
-                    if due > started.elapsed() {
-                        let _ = sent.send(std::mem::take(&mut deliveries)).await;
-                        tokio::time::sleep_until((started + due).into()).await;
-                    }
-                }
-                match self.send(message).await {
-                    Ok(delivery) => deliveries.push(delivery),
-                    Err(error) => {
-                        let _ = sent.send(deliveries).await;
-                        return Err(error.into());
-                    }
-                }
-                count += 1;
-            }
-            let _ = sent.send(deliveries).await;
-        }
-        Ok(())
-    }
-
-    async fn send(&self, message: Numbered) -> Result<Sent, Error> {
-        let Numbered {
-            line,
-            keyed,
-            mut message,
-        } = message;
-        if let Some(partitions) = self.spread
-            && !keyed
-        {
-            let place = u32::try_from((line - 1) % u64::from(partitions.max(1)));
-            message = message.partition(place.expect("less than a u32"));
-        }
-        Ok((line, self.producer.send(message).await?))
-    }
-}
-
-/// What has become of the messages.
-#[derive(Debug, Default)]
-struct Tally {
-    acknowledged: u64,
-    duplicates: u64,
-    failed: u64,
-    error: Option<anyhow::Error>,
-}
-
-impl Tally {
-    fn fail(&mut self, error: impl Into<anyhow::Error>) {
-        self.failed += 1;
-        // The first one is the cause of the others.
-        self.error.get_or_insert(error.into());
-    }
-}
-
-/// Awaits deliveries in the order they were sent, and keeps count.
-struct Collector<'a> {
-    tally: Tally,
-    stop: &'a Cell<bool>,
-    acks: Option<AcksFile>,
-    progress: Option<ProgressBar>,
-}
-
-impl Collector<'_> {
-    async fn run(mut self, mut sent: mpsc::Receiver<Vec<Sent>>) -> anyhow::Result<Tally> {
-        while let Some(deliveries) = sent.recv().await {
-            for (line, delivery) in deliveries {
-                let result = match delivery.try_ack() {
-                    Some(result) => result,
-                    None => {
-                        self.flush()?;
-                        delivery.await
-                    }
-                };
-                self.count(line, result)?;
-            }
-            self.flush()?;
-            if let Some(progress) = &self.progress {
-                progress.set_position(self.tally.acknowledged);
-            }
-        }
-        if let Some(progress) = &self.progress {
-            progress.finish_and_clear();
-        }
-        Ok(self.tally)
-    }
-
-    fn count(&mut self, line: u64, result: Result<Ack, Error>) -> anyhow::Result<()> {
-        match result {
-            Ok(ack) => {
-                self.tally.acknowledged += 1;
-                self.tally.duplicates += u64::from(ack.duplicate);
-                if let Some(acks) = &mut self.acks
-                    && ack.offset != Ack::UNKNOWN_OFFSET
-                {
-                    acks.add(line, &ack);
-                }
-            }
-            Err(error) => {
-                self.stop.set(true);
-                self.tally.fail(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> anyhow::Result<()> {
-        self.acks.as_mut().map_or(Ok(()), AcksFile::flush)
-    }
-}
-
-/// One line for each acknowledgement: `partition offset line-number`.
-struct AcksFile {
-    path: PathBuf,
-    file: File,
-    buffer: Vec<u8>,
-}
-
-impl AcksFile {
-    fn open(path: &PathBuf) -> anyhow::Result<Self> {
-        let file = File::options().create(true).append(true).open(path);
-        let file = file.map_err(|error| unwritable(path, &error))?;
-        Ok(Self {
-            path: path.clone(),
-            file,
-            buffer: Vec::new(),
-        })
-    }
-
-    fn add(&mut self, line: u64, ack: &Ack) {
-        // Writing into memory cannot fail.
-        let _ = writeln!(self.buffer, "{} {} {line}", ack.partition, ack.offset);
-    }
-
-    fn flush(&mut self) -> anyhow::Result<()> {
-        if !self.buffer.is_empty() {
-            self.file
-                .write_all(&self.buffer)
-                .map_err(|error| unwritable(&self.path, &error))?;
-            self.buffer.clear();
-        }
-        Ok(())
-    }
-}
-
-fn unwritable(path: &std::path::Path, error: &std::io::Error) -> Failure {
-    Failure::new(1, format!("cannot write {}: {error}", path.display()))
 }
 
 /// A line on the terminal, if there is one and nobody is typing there.

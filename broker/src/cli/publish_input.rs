@@ -24,8 +24,9 @@ use super::{output::Failure, values};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 256 * 1024;
-/// Messages handed over at once.
+/// Messages handed over at once, and bytes of them.
 const CHUNK: usize = 1000;
+const CHUNK_BYTES: usize = 1 << 20;
 /// Longest line.
 const MAX_LINE: usize = 64 << 20;
 /// Longest input that can be repeated.
@@ -111,6 +112,7 @@ pub(super) fn start(source: Source, rules: Rules, chunks: Chunks) -> Keyless {
         keyless: keyless.clone(),
         line: 0,
         chunk: Vec::new(),
+        chunk_bytes: 0,
         chunks,
     };
     std::thread::spawn(move || {
@@ -151,6 +153,7 @@ struct Maker {
     keyless: Arc<AtomicU64>,
     line: u64,
     chunk: Vec<Numbered>,
+    chunk_bytes: usize,
     chunks: Chunks,
 }
 
@@ -273,12 +276,13 @@ impl Maker {
         if let Dedup::Id(id) = &self.rules.dedup {
             message = message.dedup_id(id.clone());
         }
+        self.chunk_bytes += message.size();
         self.chunk.push(Numbered {
             line: self.line,
             keyed,
             message,
         });
-        if self.chunk.len() == CHUNK {
+        if self.chunk.len() == CHUNK || self.chunk_bytes >= CHUNK_BYTES {
             self.hand_over()
         } else {
             Ok(())
@@ -301,6 +305,7 @@ impl Maker {
         if self.chunk.is_empty() {
             return Ok(());
         }
+        self.chunk_bytes = 0;
         let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK));
         self.chunks
             .blocking_send(Ok(chunk))

@@ -12,21 +12,20 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use aqueduct_broker::{
     config::Config,
     node::{Node, StartError},
 };
 use clap::{Args, ValueEnum};
+use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    output::{self, Failure},
+    output::{self, Failure, INTERRUPTED},
     values,
 };
-
-/// Exit code after a second signal, as shells report an interrupted process.
-const INTERRUPTED: i32 = 130;
 
 /// What both commands take.
 #[derive(Debug, Args)]
@@ -119,9 +118,15 @@ pub(super) fn dev(args: DevArgs) -> anyhow::Result<ExitCode> {
     config.auto_create_partitions = args.partitions;
     start_logging(&args.node)?;
     let kept = args.data.is_some();
-    run(config, args.node.grace, move |address| {
+    let ended = run(config, args.node.grace, |address| {
         welcome(address, &directory, kept)
-    })
+    });
+    match temporary.map(TempDir::close) {
+        Some(Err(error)) if ended.is_ok() => {
+            Err(error).with_context(|| format!("cannot remove {}", directory.display()))
+        }
+        _ => ended,
+    }
 }
 
 fn configure(mut config: Config, args: &NodeArgs) -> Result<Config, Failure> {
@@ -196,7 +201,7 @@ fn explain(error: StartError) -> Failure {
 
 /// Nothing acknowledged is lost by this: it is on stable storage already.
 fn stop_at_once() {
-    std::process::exit(INTERRUPTED);
+    std::process::exit(i32::from(INTERRUPTED));
 }
 
 /// The signals that end a node.

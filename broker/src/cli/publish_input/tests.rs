@@ -28,6 +28,7 @@ fn maker(rules: Rules) -> (Maker, mpsc::Receiver<anyhow::Result<Vec<Numbered>>>)
             keyless,
             line: 0,
             chunk: Vec::new(),
+            chunk_bytes: 0,
             chunks,
         },
         received,
