@@ -126,12 +126,12 @@ impl Error {
         &self.detail().reason
     }
 
-    /// The exit code of the command line: 3 not found, 4 denied, 5 unavailable, 6 time-out or
+    /// The exit code of the command line: 3 not found (also an offset that is not there), 4 denied, 5 unavailable, 6 time-out or
     /// unknown, 7 conflict, 1 anything else.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NotFound(_) => 3,
+            Self::NotFound(_) | Self::OutOfRange { .. } => 3,
             Self::Denied(_) => 4,
             Self::Unavailable(_) | Self::Exhausted { .. } => 5,
             Self::Timeout(_) | Self::Unknown(_) => 6,

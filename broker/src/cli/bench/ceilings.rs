@@ -39,7 +39,9 @@ pub(super) struct Ceilings {
 
 /// Measures all of them; blocks for about four seconds.
 pub(super) fn measure(directory: &Path) -> anyhow::Result<Ceilings> {
-    let place = tempfile::Builder::new().prefix("aqueduct-ceilings-").tempdir_in(directory);
+    let place = tempfile::Builder::new()
+        .prefix("aqueduct-ceilings-")
+        .tempdir_in(directory);
     let place = place.with_context(|| format!("a directory in {}", directory.display()))?;
     let file = prepare(&place.path().join("prepared")).context("preparing a file to write to")?;
     let (sync_per_s, sync_p50_us) = synced(&file, SMALL).context("synced writes")?;
@@ -54,7 +56,11 @@ pub(super) fn measure(directory: &Path) -> anyhow::Result<Ceilings> {
 }
 
 fn prepare(path: &Path) -> std::io::Result<File> {
-    let file = OpenOptions::new().create_new(true).read(true).write(true).open(path)?;
+    let file = OpenOptions::new()
+        .create_new(true)
+        .read(true)
+        .write(true)
+        .open(path)?;
     let block = vec![1; LARGE];
     for position in (0..PREPARED).step_by(LARGE) {
         file.write_all_at(&block, position)?;
@@ -100,7 +106,9 @@ fn loopback() -> anyhow::Result<f64> {
         }
     }
     let elapsed = start.elapsed();
-    writing.join().map_err(|_| anyhow::anyhow!("the writing thread died"))?;
+    writing
+        .join()
+        .map_err(|_| anyhow::anyhow!("the writing thread died"))?;
     Ok(total as f64 / 1e6 / elapsed.as_secs_f64())
 }
 
@@ -123,8 +131,12 @@ mod tests {
     #[test]
     fn every_ceiling_is_above_nothing() {
         let found = super::measure(&std::env::temp_dir()).unwrap();
-        let figures =
-            [found.sync_per_s, found.write_mb_s, found.loopback_mb_s, found.crc_gb_s];
+        let figures = [
+            found.sync_per_s,
+            found.write_mb_s,
+            found.loopback_mb_s,
+            found.crc_gb_s,
+        ];
         assert!(figures.iter().all(|figure| *figure > 0.0), "{found:?}");
     }
 }

@@ -29,7 +29,9 @@ pub(super) struct Latency {
 impl Latency {
     pub(super) fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, LONGEST_US, 3);
-        Self { histogram: histogram.expect("constant bounds are valid") }
+        Self {
+            histogram: histogram.expect("constant bounds are valid"),
+        }
     }
 
     /// Notes `count` messages that took this long.
@@ -39,7 +41,9 @@ impl Latency {
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
-        self.histogram.add(&other.histogram).expect("all have the same bounds");
+        self.histogram
+            .add(&other.histogram)
+            .expect("all have the same bounds");
     }
 
     pub(super) fn json(&self) -> Value {
@@ -71,7 +75,11 @@ impl Values {
     pub(super) fn new(size: usize) -> Self {
         let mut block = vec![0; size + (64 << 10)];
         rand::Rng::fill(&mut rand::rng(), &mut block[..]);
-        Self { block: block.into(), size, next: 0 }
+        Self {
+            block: block.into(),
+            size,
+            next: 0,
+        }
     }
 
     pub(super) fn plain(&mut self) -> Bytes {
@@ -117,7 +125,13 @@ impl Pacer {
                 ticking.notify_one();
             }
         });
-        Self { start: Instant::now(), interval, due: 0, tick, over }
+        Self {
+            start: Instant::now(),
+            interval,
+            due: 0,
+            tick,
+            over,
+        }
     }
 
     /// Waits until the next message is due; returns when that was.

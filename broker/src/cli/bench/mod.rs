@@ -135,7 +135,9 @@ impl BenchArgs {
         Plan {
             topic: topic.unwrap_or_else(|| format!("bench-{}", std::process::id())),
             size: self.size,
-            count: self.count.unwrap_or(if endless { u64::MAX } else { PREFILL }),
+            count: self
+                .count
+                .unwrap_or(if endless { u64::MAX } else { PREFILL }),
             duration: endless.then(|| self.duration.unwrap_or(Duration::from_secs(5))),
             rate: self.rate,
             batch: self.batch,
@@ -151,7 +153,9 @@ impl BenchArgs {
     fn check(&self) -> Result<(), Failure> {
         if self.workload == Workload::Both && self.size < latency::STAMP {
             let least = latency::STAMP;
-            return Err(Failure::usage(format!("`bench both` needs --size {least} or more")));
+            return Err(Failure::usage(format!(
+                "`bench both` needs --size {least} or more"
+            )));
         }
         if self.workload == Workload::Both && self.unary {
             return Err(Failure::usage("--unary goes with `bench pub` only"));
@@ -170,7 +174,11 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         let measuring = tokio::task::spawn_blocking(move || ceilings::measure(&directory));
         Some(measuring.await??)
     };
-    let broker = if args.spawn { Some(spawn::Broker::start()?) } else { None };
+    let broker = if args.spawn {
+        Some(spawn::Broker::start()?)
+    } else {
+        None
+    };
     let mut builder = Client::builder().server(&args.client.server);
     if let Some(timeout) = args.client.timeout {
         builder = builder.request_timeout(timeout).connect_timeout(timeout);
@@ -216,14 +224,24 @@ async fn measure(
     };
     let after = admin.stats().await?;
     if made {
-        admin.delete_topic(&plan.topic).await.context("deleting the bench's topic")?;
+        admin
+            .delete_topic(&plan.topic)
+            .await
+            .context("deleting the bench's topic")?;
     }
     let workload = match args.workload {
         Workload::Pub => "pub",
         Workload::Sub => "sub",
         Workload::Both => "both",
     };
-    Ok(Report { workload, size: plan.size, measured: measured?, before, after, ceilings })
+    Ok(Report {
+        workload,
+        size: plan.size,
+        measured: measured?,
+        before,
+        after,
+        ceilings,
+    })
 }
 
 /// Makes the topic if it is not there, and fills it for reading; true if it is to be deleted.
@@ -244,10 +262,23 @@ async fn prepare(
     }
     if args.workload == Workload::Sub {
         let offsets = admin.offsets(&plan.topic, None).await?;
-        let held: u64 = offsets.iter().map(|it| it.high_watermark - it.log_start_offset).sum();
+        let held: u64 = offsets
+            .iter()
+            .map(|it| it.high_watermark - it.log_start_offset)
+            .sum();
         if held == 0 {
-            let fill = Plan { batch: 1000, in_flight: 32, connections: 1, ..plan.clone() };
-            let fill = Plan { rate: None, unary: false, duration: None, ..fill };
+            let fill = Plan {
+                batch: 1000,
+                in_flight: 32,
+                connections: 1,
+                ..plan.clone()
+            };
+            let fill = Plan {
+                rate: None,
+                unary: false,
+                duration: None,
+                ..fill
+            };
             publish::run(&fill, clients).await?;
         }
     }

@@ -51,7 +51,10 @@ fn share(count: u64, connections: u32, index: u32) -> u64 {
     if count == u64::MAX {
         return count;
     }
-    let (whole, rest) = (count / u64::from(connections), count % u64::from(connections));
+    let (whole, rest) = (
+        count / u64::from(connections),
+        count % u64::from(connections),
+    );
     whole + u64::from(u64::from(index) < rest)
 }
 
@@ -84,7 +87,14 @@ impl Sender {
             .build()
             .await?;
         let values = Values::new(plan.size);
-        Ok(Self { plan, client, producer, values, turn: index, deadline: None })
+        Ok(Self {
+            plan,
+            client,
+            producer,
+            values,
+            turn: index,
+            deadline: None,
+        })
     }
 
     async fn run(&mut self) -> Result<(u64, Latency), Error> {
@@ -114,7 +124,11 @@ impl Sender {
             let since = Instant::now();
             let delivery = self.send(messages, since).await?;
             sent += messages;
-            flights.push_back(Flight { since, delivery, messages });
+            flights.push_back(Flight {
+                since,
+                delivery,
+                messages,
+            });
         }
         self.producer.flush().await?;
         for flight in flights {
@@ -142,7 +156,14 @@ impl Sender {
             let messages = batch.min(self.plan.count - sent);
             let delivery = self.send(messages, since).await?;
             sent += messages;
-            if flights.send(Flight { since, delivery, messages }).is_err() {
+            if flights
+                .send(Flight {
+                    since,
+                    delivery,
+                    messages,
+                })
+                .is_err()
+            {
                 break;
             }
         }
@@ -158,12 +179,25 @@ impl Sender {
         self.turn = self.turn.wrapping_add(1);
         let nanos = since.saturating_duration_since(self.plan.epoch).as_nanos();
         let nanos = u64::try_from(nanos).unwrap_or(u64::MAX).max(1);
-        let first = if self.plan.stamped { self.values.stamped(nanos) } else { self.values.plain() };
-        let mut delivery = self.producer.send(Message::new(first).partition(partition)).await?;
+        let first = if self.plan.stamped {
+            self.values.stamped(nanos)
+        } else {
+            self.values.plain()
+        };
+        let mut delivery = self
+            .producer
+            .send(Message::new(first).partition(partition))
+            .await?;
         for _ in 1..messages {
-            let value =
-                if self.plan.stamped { self.values.stamped(0) } else { self.values.plain() };
-            delivery = self.producer.send(Message::new(value).partition(partition)).await?;
+            let value = if self.plan.stamped {
+                self.values.stamped(0)
+            } else {
+                self.values.plain()
+            };
+            delivery = self
+                .producer
+                .send(Message::new(value).partition(partition))
+                .await?;
         }
         Ok(delivery)
     }

@@ -40,11 +40,16 @@ impl Report {
 
     /// The result as parts of what the machine can do.
     fn ratios(&self) -> Vec<(&'static str, f64)> {
-        let Some(ceilings) = &self.ceilings else { return Vec::new() };
+        let Some(ceilings) = &self.ceilings else {
+            return Vec::new();
+        };
         let mut ratios = vec![("loopback", self.mb_per_s() / ceilings.loopback_mb_s)];
         if let Some(latency) = &self.measured.latency {
             ratios.push(("write", self.mb_per_s() / ceilings.write_mb_s));
-            ratios.push(("messages_per_sync", self.messages_per_s() / ceilings.sync_per_s));
+            ratios.push((
+                "messages_per_sync",
+                self.messages_per_s() / ceilings.sync_per_s,
+            ));
             let p50 = latency.p50_us() as f64 / ceilings.sync_p50_us.max(1) as f64;
             ratios.push(("latency_p50_to_sync_p50", p50));
         }
@@ -60,12 +65,18 @@ impl Report {
         put("msgs_per_s", round(self.messages_per_s()));
         put("mb_per_s", round(self.mb_per_s()));
         let latency = self.measured.latency.as_ref();
-        put("latency_us", latency.map_or(Value::Null, |latency| latency.json()));
+        put(
+            "latency_us",
+            latency.map_or(Value::Null, |latency| latency.json()),
+        );
         if let Some(latency) = &self.measured.end_to_end {
             put("end_to_end_us", latency.json());
         }
         let cpu = round(self.cpu_s_per_million());
-        put("server", json!({ "cpu_s_per_million": cpu, "rss_peak_mb": round(self.rss_peak_mb()) }));
+        put(
+            "server",
+            json!({ "cpu_s_per_million": cpu, "rss_peak_mb": round(self.rss_peak_mb()) }),
+        );
         let ceilings = self.ceilings.as_ref().map(|ceilings| {
             json!({
                 "sync_per_s": round(ceilings.sync_per_s),
@@ -92,7 +103,10 @@ impl Report {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{name:<11}{value}");
         };
-        line(self.workload, format!("{messages} messages of {size} B in {seconds:.2} s"));
+        line(
+            self.workload,
+            format!("{messages} messages of {size} B in {seconds:.2} s"),
+        );
         line("rate", format!("{rate:.0} messages/s, {mb:.1} MB/s"));
         if let Some(latency) = &self.measured.latency {
             line("latency", latency.text());
@@ -101,14 +115,22 @@ impl Report {
             line("end to end", latency.text());
         }
         let (cpu, rss) = (self.cpu_s_per_million(), self.rss_peak_mb());
-        line("server", format!("{cpu:.3} CPU-s per million messages, RSS peak {rss:.0} MB"));
+        line(
+            "server",
+            format!("{cpu:.3} CPU-s per million messages, RSS peak {rss:.0} MB"),
+        );
         if let Some(it) = &self.ceilings {
-            line("ceilings", format!(
-                "{:.0} syncs/s (p50 {} us), {:.0} MB/s synced writes, {:.0} MB/s loopback, CRC {:.0} GB/s",
-                it.sync_per_s, it.sync_p50_us, it.write_mb_s, it.loopback_mb_s, it.crc_gb_s
-            ));
+            line(
+                "ceilings",
+                format!(
+                    "{:.0} syncs/s (p50 {} us), {:.0} MB/s synced writes, {:.0} MB/s loopback, CRC {:.0} GB/s",
+                    it.sync_per_s, it.sync_p50_us, it.write_mb_s, it.loopback_mb_s, it.crc_gb_s
+                ),
+            );
             let ratios = self.ratios().into_iter();
-            let ratios: Vec<_> = ratios.map(|(name, ratio)| format!("{name} {ratio:.2}")).collect();
+            let ratios: Vec<_> = ratios
+                .map(|(name, ratio)| format!("{name} {ratio:.2}"))
+                .collect();
             line("ratios", ratios.join(", "));
         }
         line("durability", self.after.durability.clone());
@@ -141,8 +163,15 @@ mod tests {
                 latency: Some(latency),
                 end_to_end: None,
             },
-            before: Stats { cpu_us: 1_000_000, ..Stats::default() },
-            after: Stats { cpu_us: 1_250_000, durability: "synced".into(), ..Stats::default() },
+            before: Stats {
+                cpu_us: 1_000_000,
+                ..Stats::default()
+            },
+            after: Stats {
+                cpu_us: 1_250_000,
+                durability: "synced".into(),
+                ..Stats::default()
+            },
             ceilings: Some(Ceilings {
                 sync_per_s: 2500.0,
                 sync_p50_us: 250,
@@ -152,7 +181,12 @@ mod tests {
             }),
         };
         let json = report.json();
-        let keys: Vec<_> = json.as_object().into_iter().flat_map(Map::keys).cloned().collect();
+        let keys: Vec<_> = json
+            .as_object()
+            .into_iter()
+            .flat_map(Map::keys)
+            .cloned()
+            .collect();
         let wanted = "workload size messages seconds msgs_per_s mb_per_s latency_us server \
                       ceilings ratios durability";
         assert_eq!(keys, wanted.split_whitespace().collect::<Vec<_>>());

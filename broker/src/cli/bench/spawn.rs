@@ -24,7 +24,9 @@ pub(super) struct Broker {
 impl Broker {
     /// Starts `serve` on a free port and waits until it serves.
     pub(super) fn start() -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("aqueduct-bench-").tempdir()?;
+        let directory = tempfile::Builder::new()
+            .prefix("aqueduct-bench-")
+            .tempdir()?;
         let program = std::env::current_exe().context("where this program is")?;
         let mut process = Command::new(program)
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
@@ -48,7 +50,11 @@ impl Broker {
         };
         // What it says later must not fill the pipe.
         thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        Ok(Self { process, address, _directory: directory })
+        Ok(Self {
+            process,
+            address,
+            _directory: directory,
+        })
     }
 
     pub(super) fn address(&self) -> &str {
@@ -56,7 +62,9 @@ impl Broker {
     }
 
     fn stop(&mut self) -> std::io::Result<()> {
-        let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
+        let pid = i32::try_from(self.process.id())
+            .ok()
+            .and_then(Pid::from_raw);
         if let Some(pid) = pid {
             kill_process(pid, Signal::TERM)?;
         }

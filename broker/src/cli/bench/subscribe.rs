@@ -19,12 +19,19 @@ pub(super) async fn run(plan: &Plan, clients: &Clients) -> anyhow::Result<Measur
     }
     let start = Instant::now();
     let topic = plan.topic.clone();
-    let reads = readers.into_iter().map(|client| tokio::spawn(read_all(client, topic.clone())));
+    let reads = readers
+        .into_iter()
+        .map(|client| tokio::spawn(read_all(client, topic.clone())));
     let mut messages = 0;
     for read in futures::future::join_all(reads).await {
         messages += read??;
     }
-    Ok(Measured { messages, elapsed: start.elapsed(), latency: None, end_to_end: None })
+    Ok(Measured {
+        messages,
+        elapsed: start.elapsed(),
+        latency: None,
+        end_to_end: None,
+    })
 }
 
 async fn read_all(client: Client, topic: String) -> anyhow::Result<u64> {
@@ -48,14 +55,23 @@ fn touch(record: &Record) -> usize {
 /// Publishes, and reads what is published on another connection.
 pub(super) async fn run_both(plan: &Plan, clients: &Clients) -> anyhow::Result<Measured> {
     let client = clients.one().await?;
-    let mut reader = client.reader(&plan.topic).from(From::End).follow(true).build().await?;
+    let mut reader = client
+        .reader(&plan.topic)
+        .from(From::End)
+        .follow(true)
+        .build()
+        .await?;
     // Where each partition begins is settled when the first event says so.
     let first = reader.next_event().await;
     first.transpose()?;
     let (told, mut total) = tokio::sync::watch::channel(None);
     let epoch = plan.epoch;
     let reading = tokio::spawn(async move {
-        let mut seen = Seen { messages: 0, latency: Latency::new(), epoch };
+        let mut seen = Seen {
+            messages: 0,
+            latency: Latency::new(),
+            epoch,
+        };
         loop {
             tokio::select! {
                 biased;
@@ -94,7 +110,8 @@ impl Seen {
         self.messages += records.len() as u64;
         for record in &records {
             if let Some(nanos) = record.value.as_ref().and_then(|value| stamp(value)) {
-                self.latency.record(now.saturating_sub(Duration::from_nanos(nanos)), 1);
+                self.latency
+                    .record(now.saturating_sub(Duration::from_nanos(nanos)), 1);
             }
         }
         Ok(())
