@@ -4,7 +4,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use aqueduct_client::{Client, Error, NewTopic, TimestampKind, Topic, TopicUpdate, Trim};
+use aqueduct_client::{Error, NewTopic, TimestampKind, Topic, TopicUpdate, Trim};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
@@ -172,6 +172,30 @@ struct RemoveArgs {
     common: Common,
 }
 
+/// Puts the settings that were given into a request; both kinds have the same setters.
+macro_rules! apply {
+    ($settings:expr, $request:ident) => {
+        if let Some(partitions) = $settings.partitions {
+            $request = $request.partitions(partitions);
+        }
+        if let Some(retention) = $settings.retention {
+            $request = $request.retention(retention);
+        }
+        if let Some(bytes) = $settings.retention_bytes {
+            $request = $request.retention_bytes(bytes);
+        }
+        if let Some(bytes) = $settings.max_message {
+            $request = $request.max_message_bytes(bytes);
+        }
+        if let Some(clock) = $settings.timestamp {
+            $request = $request.timestamp_kind(clock.into());
+        }
+        if let Some(window) = $settings.dedup_window {
+            $request = $request.dedup_window(window);
+        }
+    };
+}
+
 pub(super) async fn run(args: TopicArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         TopicCommand::Ls(args) => list(args).await?,
@@ -192,26 +216,9 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
 
 async fn create(args: CreateArgs) -> anyhow::Result<()> {
     let client = args.common.client.connect().await?;
-    let mut new = NewTopic::new(&args.name).dry_run(args.settings.dry_run);
     let settings = &args.settings;
-    if let Some(partitions) = settings.partitions {
-        new = new.partitions(partitions);
-    }
-    if let Some(retention) = settings.retention {
-        new = new.retention(retention);
-    }
-    if let Some(bytes) = settings.retention_bytes {
-        new = new.retention_bytes(bytes);
-    }
-    if let Some(bytes) = settings.max_message {
-        new = new.max_message_bytes(bytes);
-    }
-    if let Some(clock) = settings.timestamp {
-        new = new.timestamp_kind(clock.into());
-    }
-    if let Some(window) = settings.dedup_window {
-        new = new.dedup_window(window);
-    }
+    let mut new = NewTopic::new(&args.name).dry_run(settings.dry_run);
+    apply!(settings, new);
     for (name, value) in &settings.label {
         new = new.label(name, value);
     }
@@ -246,24 +253,7 @@ async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
 async fn alter(args: AlterArgs) -> anyhow::Result<()> {
     let settings = &args.settings;
     let mut update = TopicUpdate::new(&args.name).dry_run(settings.dry_run);
-    if let Some(partitions) = settings.partitions {
-        update = update.partitions(partitions);
-    }
-    if let Some(retention) = settings.retention {
-        update = update.retention(retention);
-    }
-    if let Some(bytes) = settings.retention_bytes {
-        update = update.retention_bytes(bytes);
-    }
-    if let Some(bytes) = settings.max_message {
-        update = update.max_message_bytes(bytes);
-    }
-    if let Some(clock) = settings.timestamp {
-        update = update.timestamp_kind(clock.into());
-    }
-    if let Some(window) = settings.dedup_window {
-        update = update.dedup_window(window);
-    }
+    apply!(settings, update);
     if let Some(etag) = &args.etag {
         update = update.etag(etag);
     }
@@ -322,7 +312,8 @@ async fn remove(args: RemoveArgs) -> anyhow::Result<()> {
         )?;
     }
     let client = args.common.client.connect().await?;
-    let topic = look_up(&client, &args).await?;
+    // What is about to go, so that the output can say so.
+    let topic = client.get_topic(&args.name).await?;
     client.delete_topic_if(&args.name, args.dry_run).await?;
     let done = if args.dry_run {
         "would delete"
@@ -330,11 +321,6 @@ async fn remove(args: RemoveArgs) -> anyhow::Result<()> {
         "deleted"
     };
     report(args.common.output.output, done, &topic)
-}
-
-/// What is about to go, so that the output can say so.
-async fn look_up(client: &Client, args: &RemoveArgs) -> Result<Topic, Error> {
-    client.get_topic(&args.name).await
 }
 
 /// Says what was done in a line, or prints the topic as JSON.
