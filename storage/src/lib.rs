@@ -18,6 +18,8 @@ mod locate;
 pub mod log;
 mod log_recovery;
 pub mod map;
+#[cfg(feature = "sim")]
+pub mod sim_disk;
 mod node;
 mod pool;
 pub mod read;

@@ -88,6 +88,10 @@ impl LogFiles {
             replayed_generation: 0,
         };
         let dir = format!("logs/{id}");
+        if !context.clean {
+            files.state.sync(id)?;
+            context.disk.sync_dir(&dir).map_err(|e| Error::io(&dir, "sync directory", e))?;
+        }
         for item in context
             .disk
             .list(&dir)

@@ -11,6 +11,9 @@
 //! What is known durable: the synced marks of all entries and segment headers that can be read (also
 //! behind the bad place), the log's words, the journal's records, the newest checkpoint.
 //!
+//! After the death of the process alone, what is read here may be in the page cache only. Before
+//! anything relies on it, it is synced: directories, words, and every segment that was scanned.
+//!
 //! Recovery may crash at any of its own calls: replay writes what was written before, cuts are saved
 //! before anything relies on them, and the journal is reset last.
 //! What lives here must never know: threads, readers. It runs before both.
@@ -27,7 +30,7 @@ use crate::journal::{self, Record};
 use crate::log::{Damage, View};
 use crate::log_recovery::{self, LogFiles};
 use crate::node::LOGS_DIR;
-use crate::pool::Pool;
+use crate::pool::{POOL_DIR, Pool};
 use crate::segment::{HeaderFound, SegmentHeader, segment_name};
 use crate::state_file::StateFile;
 
@@ -52,6 +55,11 @@ pub(crate) fn run(
     clean: bool,
 ) -> Result<Recovered, Error> {
     let context = Context { disk, pool, clean };
+    if !clean {
+        for dir in [journal::JOURNAL_DIR, POOL_DIR, LOGS_DIR] {
+            disk.sync_dir(dir).map_err(|e| Error::io(dir, "sync directory", e))?;
+        }
+    }
     let mut logs = find_logs(&context)?;
     if !clean {
         replay(&context, &mut logs, found)?;

@@ -13,6 +13,9 @@ use crate::log_recovery::Living;
 use crate::segment::{CHUNK, FIRST_ENTRY, Found, NO_TIMESTAMP, Segment, Walker};
 use crate::state_file::{Cut, Words};
 
+/// Free space is skipped in steps of this.
+const ZEROS: [u8; 512] = [0; 512];
+
 /// What was found.
 #[derive(Default)]
 pub(crate) struct Scan {
@@ -93,7 +96,7 @@ pub(crate) fn run(dir: &str, known: &Known<'_>) -> Result<Scan, Error> {
     let floor = known.words.purged.map_or(0, |purged| purged.index + 1);
     let Some(first) = known.first_index_of(0) else {
         // No segment lives: the words say where the log stands.
-        scan.last = cut.and_then(|cut| cut.keep).max(known.words.purged);
+        scan.last = later(cut.and_then(|cut| cut.keep), known.words.purged);
         scan.next_offset = cut.map_or(known.words.first_offset, |cut| cut.next_offset);
         check_empty(&mut scan, dir, known, floor);
         return Ok(scan);
@@ -134,7 +137,7 @@ pub(crate) fn run(dir: &str, known: &Known<'_>) -> Result<Scan, Error> {
             break;
         }
     }
-    scan.last = progress.last.max(known.words.purged);
+    scan.last = later(progress.last, known.words.purged);
     scan.next_offset = progress.next_offset;
     if let Some(living) = known
         .living
@@ -145,6 +148,11 @@ pub(crate) fn run(dir: &str, known: &Known<'_>) -> Result<Scan, Error> {
         scan.cut_here |= living.segment.header.generation < known.words.generation;
     }
     Ok(scan)
+}
+
+/// The one with the higher index (the order of ids themselves puts the term first).
+fn later(one: Option<EntryId>, other: Option<EntryId>) -> Option<EntryId> {
+    one.into_iter().chain(other).max_by_key(|id| id.index)
 }
 
 fn damage(
@@ -387,17 +395,21 @@ fn look_ahead(segment: &Segment, from: u64, least: u64, limit: u64) -> Result<Ah
         }
         let mut at = 0;
         let ends = chunk.len() - HEADER_LEN;
-        if chunk.iter().any(|byte| *byte != 0) {
-            while at <= ends {
-                match plausible(&chunk[at..], segment, position + at as u64, least, limit) {
-                    Some(header) => {
-                        let found = position + at as u64;
-                        ahead.mark = ahead.mark.max(header.synced);
-                        ahead.first.get_or_insert((found, header));
-                        at += header.stored_len() as usize;
-                    }
-                    None => at += 1,
+        while at <= ends {
+            let window = &chunk[at..(at + ZEROS.len()).min(chunk.len())];
+            if *window == ZEROS[..window.len()] {
+                // A header's ninth byte is never zero: none begins before the last eight of these.
+                at += window.len() - 8;
+                continue;
+            }
+            match plausible(&chunk[at..], segment, position + at as u64, least, limit) {
+                Some(header) => {
+                    let found = position + at as u64;
+                    ahead.mark = ahead.mark.max(header.synced);
+                    ahead.first.get_or_insert((found, header));
+                    at += header.stored_len() as usize;
                 }
+                None => at += 1,
             }
         }
         // The last bytes may begin a header that ends in the next chunk.

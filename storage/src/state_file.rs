@@ -260,6 +260,14 @@ impl StateFile {
         ))
     }
 
+    /// Makes what was read durable: it may have been in the page cache only.
+    pub(crate) fn sync(&self, id: RaftId) -> Result<(), Error> {
+        match &self.handle {
+            Some(handle) => handle.sync().map_err(|e| Error::io(&file_name(id), "sync", e)),
+            None => Ok(()),
+        }
+    }
+
     /// Writes both slots; durable on return.
     pub(crate) fn save(&mut self, disk: &dyn Disk, id: RaftId, words: &Words) -> Result<(), Error> {
         let slot = encode_slot(words);
