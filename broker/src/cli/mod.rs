@@ -14,6 +14,7 @@ mod serve;
 mod publish;
 mod publish_flow;
 mod publish_input;
+mod publish_json;
 mod subscribe;
 
 mod get;

@@ -14,13 +14,15 @@ use std::{
 
 use anyhow::Context as _;
 use aqueduct_client::Message;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Buf as _, Bytes, BytesMut};
 use regex::bytes::{CaptureLocations, Regex};
-use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-use super::{output::Failure, values};
+use super::{
+    output::Failure,
+    publish_json::{Described, describe},
+    values,
+};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -246,7 +248,11 @@ impl Maker {
             }),
             Shape::Json if line.iter().all(u8::is_ascii_whitespace) => None,
             Shape::Json => {
-                let described = describe(&line, &self.rules.dedup);
+                let field = match &self.rules.dedup {
+                    Dedup::Field(field) => field,
+                    Dedup::None | Dedup::Id(_) => "dedup_id",
+                };
+                let described = describe(&line, field);
                 Some(described.with_context(|| format!("line {}", self.line))?)
             }
         };
@@ -310,122 +316,6 @@ impl Maker {
         self.chunks
             .blocking_send(Ok(chunk))
             .map_err(|_| Stop::Unheard)
-    }
-}
-
-/// A message and what else its line said.
-struct Described {
-    message: Message,
-    /// It has a key or a partition of its own.
-    keyed: bool,
-    value: Bytes,
-}
-
-/// Reads one JSON line. What `sub -o jsonl` prints can be published again.
-fn describe(line: &[u8], dedup: &Dedup) -> anyhow::Result<Described> {
-    let mut fields: Map<String, Value> =
-        serde_json::from_slice(line).context("not a JSON object")?;
-    let value = bytes_field(&mut fields, "value")?;
-    let key = bytes_field(&mut fields, "key")?;
-    let mut message = match &value {
-        Some(value) => Message::new(value.clone()),
-        None => Message::tombstone(),
-    };
-    let mut keyed = key.is_some();
-    if let Some(key) = key {
-        message = message.key(key);
-    }
-    if let Some(headers) = fields.remove("headers") {
-        message = add_headers(message, headers)?;
-    }
-    if let Some(partition) = fields.remove("partition").filter(|it| !it.is_null()) {
-        let partition = partition
-            .as_u64()
-            .and_then(|number| u32::try_from(number).ok());
-        message = message.partition(partition.context("partition is not a number")?);
-        keyed = true;
-    }
-    if let Some(time) = fields.remove("timestamp").filter(|it| !it.is_null()) {
-        let parsed = time
-            .as_i64()
-            .or_else(|| values::absolute_ms(time.as_str()?));
-        let parsed = parsed.context("timestamp is neither milliseconds nor RFC 3339 text")?;
-        message = message.timestamp_ms(parsed);
-    }
-    let id = match dedup {
-        Dedup::Field(field) => fields.remove(field),
-        Dedup::None | Dedup::Id(_) => fields.remove("dedup_id"),
-    };
-    if let Some(id) = id.filter(|it| !it.is_null()) {
-        let text = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
-        message = message.dedup_id(text);
-    }
-    // Where `sub` found it says nothing about where it goes.
-    fields.remove("topic");
-    fields.remove("offset");
-    if let Some(unknown) = fields.keys().next() {
-        anyhow::bail!(
-            "unknown field {unknown:?}; known are key, value, headers, partition, timestamp and dedup_id"
-        );
-    }
-    Ok(Described {
-        message,
-        keyed,
-        value: value.unwrap_or_default(),
-    })
-}
-
-fn add_headers(mut message: Message, headers: Value) -> anyhow::Result<Message> {
-    match headers {
-        Value::Null => {}
-        Value::Object(pairs) => {
-            for (name, value) in pairs {
-                message = message.header(name, text_of(value).unwrap_or_default());
-            }
-        }
-        Value::Array(list) => {
-            for header in list {
-                let Value::Object(mut header) = header else {
-                    anyhow::bail!("a header is not an object with name and value");
-                };
-                let Some(Value::String(name)) = header.remove("name") else {
-                    anyhow::bail!("a header has no name");
-                };
-                let value = bytes_field(&mut header, "value")?;
-                message = message.header(name, value.unwrap_or_default());
-            }
-        }
-        _ => anyhow::bail!("headers is neither a list nor an object"),
-    }
-    Ok(message)
-}
-
-/// Takes `name` as text or `name_base64` as bytes; missing and null are `None`.
-fn bytes_field(fields: &mut Map<String, Value>, name: &str) -> anyhow::Result<Option<Bytes>> {
-    let plain = fields.remove(name).and_then(text_of);
-    let encoded = fields.remove(&format!("{name}_base64"));
-    match (plain, encoded) {
-        (Some(_), Some(_)) => anyhow::bail!("both {name} and {name}_base64"),
-        (Some(text), None) => Ok(Some(text)),
-        (None, None | Some(Value::Null)) => Ok(None),
-        (None, Some(encoded)) => {
-            let text = encoded
-                .as_str()
-                .with_context(|| format!("{name}_base64 is not text"))?;
-            let bytes = STANDARD
-                .decode(text)
-                .with_context(|| format!("{name}_base64"))?;
-            Ok(Some(bytes.into()))
-        }
-    }
-}
-
-/// Text as it is, other JSON as its compact text, null as nothing.
-fn text_of(value: Value) -> Option<Bytes> {
-    match value {
-        Value::Null => None,
-        Value::String(text) => Some(text.into()),
-        other => Some(other.to_string().into()),
     }
 }
 

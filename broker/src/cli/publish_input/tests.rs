@@ -111,53 +111,6 @@ fn values_repeat_with_growing_numbers() {
 }
 
 #[test]
-fn json_lines_describe_messages() {
-    let read = |line: &str| describe(line.as_bytes(), &Dedup::None).map(|it| it.message);
-    let full = read(
-        r#"{"topic":"t","partition":2,"offset":9,"timestamp":5,"key":"k","value_base64":"/wA=",
-            "headers":[{"name":"a","value":"1"},{"name":"a","value_base64":"/g=="}],"dedup_id":"x"}"#,
-    );
-    let expected = Message::new(&[0xff, 0][..])
-        .key("k")
-        .header("a", "1")
-        .header("a", &[0xfe][..])
-        .partition(2)
-        .timestamp_ms(5)
-        .dedup_id("x");
-    assert_eq!(full.unwrap(), expected);
-    assert_eq!(
-        read(r#"{"value":{"a": [1]}}"#).unwrap(),
-        Message::new(r#"{"a":[1]}"#)
-    );
-    assert_eq!(
-        read(r#"{"key":"k","value":null}"#).unwrap(),
-        Message::tombstone().key("k")
-    );
-    let object = read(r#"{"value":"v","headers":{"a":"1","b":2}}"#).unwrap();
-    assert_eq!(object, Message::new("v").header("a", "1").header("b", "2"));
-    for bad in [
-        "",
-        "[]",
-        "{",
-        r#"{"value":"v","colour":"red"}"#,
-        r#"{"value":"v","value_base64":"/w=="}"#,
-        r#"{"value_base64":"?"}"#,
-        r#"{"value":"v","partition":-1}"#,
-        r#"{"value":"v","timestamp":"soon"}"#,
-        r#"{"value":"v","headers":[{"value":"x"}]}"#,
-    ] {
-        assert!(read(bad).is_err(), "{bad}");
-    }
-}
-
-#[test]
-fn a_field_of_the_line_is_the_dedup_id() {
-    let dedup = Dedup::Field("order".to_owned());
-    let described = describe(br#"{"value":"v","order":17}"#, &dedup).unwrap();
-    assert_eq!(described.message, Message::new("v").dedup_id("17"));
-}
-
-#[test]
 fn a_bad_line_ends_the_input_behind_the_good_ones() {
     let (mut maker, mut received) = maker(rules(Shape::Json, Key::None));
     let input = Bytes::from_static(b"{\"value\":\"a\"}\n  \n{\"value\":\"b\"}\nnonsense\n");
