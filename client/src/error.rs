@@ -126,8 +126,8 @@ impl Error {
         &self.detail().reason
     }
 
-    /// The exit code of the command line: 3 not found (also an offset that is not there), 4 denied, 5 unavailable, 6 time-out or
-    /// unknown, 7 conflict, 1 anything else.
+    /// The exit code of the command line: 3 not found (also an offset that is not there),
+    /// 4 denied, 5 unavailable, 6 time-out or unknown, 7 conflict, 1 anything else.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -22,6 +22,7 @@ use std::{
 use anyhow::Context as _;
 use aqueduct_client::{Client, NewTopic};
 use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ClientArgs, OutputArgs, output, output::Failure, values};
 use latency::Latency;
@@ -188,13 +189,29 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     }
     let clients = Clients { builder };
     let plan = args.plan();
-    let report = measure(&args, &plan, &clients, ceilings).await?;
+    // However this ends, a broker that was started for it must not outlive it.
+    let report = tokio::select! {
+        report = measure(&args, &plan, &clients, ceilings) => report?,
+        stopped = interrupted() => {
+            stopped?;
+            return Err(Failure::new(1, "interrupted before the end").into());
+        }
+    };
     drop(broker);
     match args.output.output {
         output::Format::Table => output::print(report.text())?,
         output::Format::Json | output::Format::Jsonl => output::print_json(&report.json())?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn interrupted() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        stopped = tokio::signal::ctrl_c() => stopped,
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 /// Makes clients, each with a connection of its own.
