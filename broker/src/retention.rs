@@ -5,7 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aqueduct_storage::retention::{Policy, boundary};
+use aqueduct_storage::{
+    SegmentFacts,
+    retention::{Policy, boundary},
+};
 
 use crate::{clock, partition::Partition, services::Services};
 
@@ -41,10 +44,20 @@ async fn look_at(partition: &Partition) {
     if policy.max_age_ms.is_none() && policy.max_bytes.is_none() {
         return;
     }
-    let segments = shared.log.segments();
-    let Some(before) = boundary(&segments, policy, clock::now_ms()) else {
-        return;
-    };
+    let (segments, now_ms) = (shared.log.segments(), clock::now_ms());
+    let mut before = boundary(&segments, policy, now_ms);
+    if let Some(last) = segments
+        .last()
+        .filter(|last| all_expired(last, policy, now_ms))
+    {
+        // An idle topic: its last segment would stay for want of a next one. The trim below is
+        // the first entry of that next one, and the segment goes when retention looks again.
+        if last.base_offset < shared.high_watermark() {
+            shared.log.roll();
+            before = Some(shared.high_watermark());
+        }
+    }
+    let Some(before) = before else { return };
     if before > shared.log_start_offset() {
         let trimmed = partition.trim(before).await;
         if let Err(refusal) = trimmed {
@@ -53,4 +66,12 @@ async fn look_at(partition: &Partition) {
         }
     }
     partition.drop_trimmed_segments().await;
+}
+
+/// Whether even the newest message of the segment is older than allowed.
+fn all_expired(segment: &SegmentFacts, policy: Policy, now_ms: i64) -> bool {
+    let Some((newest, max_age_ms)) = segment.max_timestamp_ms.zip(policy.max_age_ms) else {
+        return false;
+    };
+    now_ms.saturating_sub(newest) > max_age_ms
 }

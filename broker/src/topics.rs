@@ -164,7 +164,7 @@ impl Topics {
                 let (name, view) = (name.clone(), self.metadata.view().clone());
                 let id = log.id();
                 let start = Partition::start(name, number, topic.config, log, view);
-                async move { self.shards.run(id, start).await? }
+                async move { self.shards.run(id, start).await }
             });
         let started: Vec<Partition> = futures::stream::iter(starts)
             .buffered(STARTS_AT_A_TIME)

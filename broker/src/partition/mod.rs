@@ -26,7 +26,7 @@ use std::{
 };
 
 use aqueduct_proto::{batch::Batch, record::Header};
-use aqueduct_storage::Log;
+use aqueduct_storage::{Damage, Log};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -217,16 +217,13 @@ impl Partition {
     ///
     /// A log with damage in what must be applied is served read-only: what can be read is, and
     /// publishing is refused.
-    ///
-    /// # Errors
-    /// If the group does not come up.
     pub(crate) async fn start(
         topic: Arc<str>,
         number: u32,
         config: TopicConfig,
         log: Log,
         view: metadata::View,
-    ) -> io::Result<Partition> {
+    ) -> Partition {
         let shared = Arc::new(Shared {
             topic,
             number,
@@ -240,22 +237,39 @@ impl Partition {
         });
         let (inbox, messages) = mpsc::channel(INBOX);
         if let Some(damage) = log.damage().first() {
-            shared.serve_damaged(&damage.file, damage.position, &damage.why);
-            return Ok(Partition {
+            let Damage {
+                file,
+                position,
+                why,
+                ..
+            } = damage;
+            shared.serve_read_only(&format!("{file} at byte {position}: {why}"));
+            return Partition {
                 shared,
                 inbox,
                 engine: None,
-            });
+            };
         }
         let machine = PartitionMachine(shared.clone());
-        let engine: Arc<dyn ReplicaEngine> = Arc::new(Replica::start(1, log, machine).await?);
+        let engine: Arc<dyn ReplicaEngine> = match Replica::start(1, log, machine).await {
+            Ok(replica) => Arc::new(replica),
+            // One partition that does not come up must not keep the others from serving.
+            Err(error) => {
+                shared.serve_read_only(&error.to_string());
+                return Partition {
+                    shared,
+                    inbox,
+                    engine: None,
+                };
+            }
+        };
         let owner = Owner::new(shared.clone(), engine.clone(), messages, view);
         tokio::spawn(owner.run());
-        Ok(Partition {
+        Partition {
             shared,
             inbox,
             engine: Some(engine),
-        })
+        }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -354,14 +368,15 @@ impl Partition {
 }
 
 impl Shared {
-    fn serve_damaged(&self, file: &str, position: u64, why: &str) {
-        let why = format!("{file} at byte {position}: {why}");
-        tracing::error!(topic = %self.topic, partition = self.number, why, "log damaged");
+    /// What can be read is; publishing is refused with the reason.
+    fn serve_read_only(&self, why: &str) {
+        tracing::error!(topic = %self.topic, partition = self.number, why, "partition read-only");
         self.high_watermark
             .store(self.log.next_offset(), Ordering::Release);
         self.log_start_offset
             .store(self.log.first_offset(), Ordering::Release);
         let (topic, partition) = (self.topic.to_string(), self.number);
+        let why = why.to_owned();
         *self.unavailable.lock() = Some(Refusal::PartitionDamaged {
             topic,
             partition,
