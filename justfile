@@ -20,7 +20,7 @@ test *ARGS:
 sim SEED:
     AQUEDUCT_SEED={{SEED}} cargo test -p aqueduct-tests --test sim -- --nocapture
 
-# One fuzz target, for AQUEDUCT_FUZZ_SECONDS seconds (60): batch compression segment journal grpc
+# One fuzz target, for AQUEDUCT_FUZZ_SECONDS seconds (60): batch compression grpc segment journal small
 fuzz NAME SEED="random":
     AQUEDUCT_FUZZ={{NAME}} AQUEDUCT_SEED={{SEED}} AQUEDUCT_FUZZ_SECONDS="${AQUEDUCT_FUZZ_SECONDS:-60}" \
         cargo test --release -p aqueduct-tests --test fuzz -- --exact chosen --nocapture

@@ -9,7 +9,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod mutate;
+mod store;
 mod targets;
+mod watchdog;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -18,26 +20,28 @@ use std::{
 
 use aqueduct_tests::Seed;
 
-use crate::{mutate::Mutator, targets::Target};
+use crate::{mutate::Mutator, targets::Target, watchdog::Watchdog};
 
 /// Runs a target until the time is up; the number of inputs it was given.
 fn run(target: &dyn Target, seed: Seed, budget: Duration) -> Result<u64, String> {
     let start = Instant::now();
     let mut mutator = Mutator::new(seed, target.samples());
+    let watchdog = Watchdog::start();
     let mut count = 0;
     while start.elapsed() < budget {
         let input = mutator.next_input();
+        let what = format!("target {}, seed {}, input {count}", target.name(), seed.0);
+        watchdog.begin(&what, &input);
         if catch_unwind(AssertUnwindSafe(|| target.run(&input))).is_err() {
-            let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
-            return Err(format!(
-                "target {} failed, seed {}, input {count}: {hex}",
-                target.name(),
-                seed.0
-            ));
+            return Err(format!("{what} failed: {}", hex(&input)));
         }
         count += 1;
     }
     Ok(count)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
@@ -74,5 +78,5 @@ fn chosen() {
 #[test]
 fn canary() {
     let why = run(&targets::Canary, Seed(1), Duration::from_secs(30)).unwrap_err();
-    assert!(why.contains("target canary failed, seed 1"), "{why}");
+    assert!(why.contains("target canary, seed 1"), "{why}");
 }

@@ -10,6 +10,8 @@ use aqueduct_proto::{
 use bytes::Bytes;
 use prost::Message as _;
 
+use crate::store::StoreFile;
+
 /// Something that takes bytes from strangers.
 pub(crate) trait Target {
     fn name(&self) -> &'static str;
@@ -25,6 +27,12 @@ pub(crate) fn all() -> Vec<Box<dyn Target>> {
         Box::new(BatchBytes),
         Box::new(CompressedBytes),
         Box::new(GrpcMessage),
+        Box::new(StoreFile::new("segment", &[".seg"])),
+        Box::new(StoreFile::new("journal", &[".jrn"])),
+        Box::new(StoreFile::new(
+            "small",
+            &["state", ".idx", ".ckpt", "node", "clean"],
+        )),
     ]
 }
 
