@@ -163,6 +163,8 @@ impl LogInner {
             let dropped = view.parts.drain(..).map(|part| part.segment).collect();
             view.last = Some(last);
             view.next_offset = next_offset;
+            // Only now: a drain must not write this beside older words.
+            view.synced = Some(last.index);
             view.recent.clear();
             view.cut_here = true;
             view.waiting_checkpoints.clear();

@@ -674,6 +674,6 @@ impl View {
         self.words.generation += 1;
         self.words.cut = Some(cut);
         let keep = cut.keep.map(|keep| keep.index);
-        self.synced = if cut.all { keep } else { self.synced.min(keep) };
+        self.synced = self.synced.min(keep);
     }
 }

@@ -273,7 +273,7 @@ fn scan_segment(
             if open_end {
                 break;
             }
-            finish(scan, known, at, sparse, progress);
+            finish(scan, known, at, sparse);
             return Ok(cut(scan, progress));
         }
         let name = segment.name();
@@ -293,8 +293,21 @@ fn scan_segment(
         sparse.skip_to(resume);
         walker = Walker::new(segment, resume, segment.file.capacity, CHUNK);
     }
-    finish(scan, known, at, sparse, progress);
+    finish(scan, known, at, sparse);
+    check_cut(scan, known, at, progress);
     Ok(true)
+}
+
+/// Where the log was cut, the entry that was kept must be the last.
+fn check_cut(scan: &mut Scan, known: &Known<'_>, at: usize, progress: &Progress) {
+    let Some(keep) = known.words.cut.and_then(|cut| cut.keep) else { return };
+    let is_last = at + 1 == known.living.len() && known.limit(at) == keep.index;
+    if is_last && progress.last.is_some_and(|last| last.index == keep.index && last != keep) {
+        let name = known.living[at].segment.name();
+        let why = "not the entry that a truncation has kept";
+        let offset = progress.next_offset;
+        scan.damage.push(damage(keep.index, Some(keep.index), offset, &name, 0, why));
+    }
 }
 
 fn fits(header: &Header, progress: &Progress) -> bool {
@@ -329,13 +342,7 @@ fn skip_rest(known: &Known<'_>, at: usize, progress: &mut Progress) {
 }
 
 /// Adds the segment as a part, unless nothing of it is kept and it is not the last.
-fn finish(
-    scan: &mut Scan,
-    known: &Known<'_>,
-    at: usize,
-    sparse: SparseIndex,
-    _progress: &Progress,
-) {
+fn finish(scan: &mut Scan, known: &Known<'_>, at: usize, sparse: SparseIndex) {
     let segment = known.living[at].segment.clone();
     let (end, max_timestamp) = (sparse.end(), sparse.max_timestamp());
     if at + 1 == known.living.len() {

@@ -211,39 +211,68 @@ fn execute(shared: &Shared, requests: Vec<Request>) {
     shared.engine.counters.lock().note(took);
 }
 
-/// Journal first (most logs wait for it), then the direct syncs one by one.
-fn sync_round(shared: &Shared, requests: Vec<Request>) -> Result<(), Error> {
-    let sizes = requests
-        .iter()
-        .map(|request| (request.log.id, request.bytes()));
+/// What happens to a request of a round.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Into the frame.
+    Framed,
+    /// Its segment is synced after the frame; most logs wait for the frame only.
+    Held,
+    /// Its segment was synced before the frame, because words of the same log follow in it: words
+    /// must never be durable before the appends that came before them.
+    Early,
+}
+
+fn ways(shared: &Shared, requests: &[Request]) -> BTreeMap<RaftId, Way> {
+    let sizes = requests.iter().map(|request| (request.log.id, request.bytes()));
     let direct = direct_logs(sizes, shared.options.direct_sync_bytes);
+    let mut ways: BTreeMap<RaftId, Way> = direct
+        .into_iter()
+        .map(|(id, direct)| (id, if direct { Way::Held } else { Way::Framed }))
+        .collect();
+    for request in requests.iter().filter(|request| matches!(request.work, Work::Words(_))) {
+        if let Some(way) = ways.get_mut(&request.log.id).filter(|way| **way == Way::Held) {
+            *way = Way::Early;
+        }
+    }
+    ways
+}
+
+/// Early syncs, then the frame, then the held syncs one by one; completions as soon as they are
+/// true, in order per log.
+fn sync_round(shared: &Shared, requests: Vec<Request>) -> Result<(), Error> {
+    let ways = ways(shared, &requests);
+    let mut outcome = Ok(());
+    for (id, _) in ways.iter().filter(|(_, way)| **way == Way::Early) {
+        let of_log = requests.iter().filter(|request| request.log.id == *id);
+        outcome = outcome.and_then(|()| sync_segments(shared, of_log));
+    }
     let mut held: BTreeMap<RaftId, Vec<Request>> = BTreeMap::new();
     let mut framed: Vec<Request> = Vec::new();
     let mut frame = shared.engine.frame.lock();
-    let mut outcome = Ok(());
     for request in requests {
-        let is_direct = direct.get(&request.log.id).copied().unwrap_or(false);
-        if outcome.is_ok() && (!is_direct || matches!(request.work, Work::Words(_))) {
+        let way = ways.get(&request.log.id).copied().unwrap_or(Way::Framed);
+        if way == Way::Held {
+            held.entry(request.log.id).or_default().push(request);
+            continue;
+        }
+        if way == Way::Framed || matches!(request.work, Work::Words(_)) {
             request.put_into(&mut frame);
         }
-        if is_direct {
-            held.entry(request.log.id).or_default().push(request);
-        } else {
-            framed.push(request);
-        }
-        if outcome.is_ok() && frame.len() >= FRAME_BYTES {
-            outcome = flush(shared, &mut frame, &framed, &held);
+        framed.push(request);
+        if frame.len() >= FRAME_BYTES {
+            outcome = outcome.and_then(|()| flush(shared, &mut frame, &framed));
             complete(shared, std::mem::take(&mut framed), &outcome);
+            frame.clear();
         }
     }
-    if outcome.is_ok() && !frame.is_empty() {
-        outcome = flush(shared, &mut frame, &framed, &held);
+    if !frame.is_empty() {
+        outcome = outcome.and_then(|()| flush(shared, &mut frame, &framed));
     }
+    frame.clear();
     complete(shared, framed, &outcome);
     for requests in held.into_values() {
-        if outcome.is_ok() {
-            outcome = sync_segments(shared, &requests);
-        }
+        outcome = outcome.and_then(|()| sync_segments(shared, requests.iter()));
         complete(shared, requests, &outcome);
     }
     outcome
@@ -284,19 +313,8 @@ impl Request {
     }
 }
 
-fn flush(
-    shared: &Shared,
-    frame: &mut Frame,
-    framed: &[Request],
-    held: &BTreeMap<RaftId, Vec<Request>>,
-) -> Result<(), Error> {
-    // A log that is synced directly is covered too: its words may be in the frame.
-    let mut logs: Vec<Arc<LogInner>> = framed.iter().map(|request| request.log.clone()).collect();
-    logs.extend(
-        held.values()
-            .filter_map(|requests| requests.first())
-            .map(|r| r.log.clone()),
-    );
+fn flush(shared: &Shared, frame: &mut Frame, framed: &[Request]) -> Result<(), Error> {
+    let logs: Vec<Arc<LogInner>> = framed.iter().map(|request| request.log.clone()).collect();
     loop {
         shared.check_open()?;
         let mut journal = shared.journal.lock();
@@ -320,12 +338,14 @@ fn flush(
         drop(journal);
         drain::make_room(shared)?;
     }
-    frame.clear();
     Ok(())
 }
 
 /// Makes the segments of one log's requests durable, with their names.
-fn sync_segments(shared: &Shared, requests: &[Request]) -> Result<(), Error> {
+fn sync_segments<'a>(
+    shared: &Shared,
+    requests: impl Iterator<Item = &'a Request>,
+) -> Result<(), Error> {
     shared.check_open()?;
     let mut ends: Vec<(&Arc<Segment>, u64)> = Vec::new();
     let mut log = None;

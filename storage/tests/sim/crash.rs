@@ -10,6 +10,9 @@ const STEPS: usize = 70;
 /// Works until the disk dies (or the work ends); the model says what must be found.
 fn work_until_crash(seed: u64, crash_at: Option<u64>) -> (SimDisk, Run) {
     let disk = SimDisk::new(seed);
+    if std::env::var("AQUEDUCT_VERBOSE").is_ok() {
+        disk.start_trace();
+    }
     if let Some(call) = crash_at {
         disk.crash_at(call);
     }
@@ -29,6 +32,9 @@ fn work_until_crash(seed: u64, crash_at: Option<u64>) -> (SimDisk, Run) {
 /// Opens after a crash and compares; goes on working; crashes again and compares again.
 fn check(seed: u64, call: u64, disk: &SimDisk, mut run: Run) {
     let mut chance = Chance::new(seed ^ (call << 20));
+    for line in disk.trace() {
+        eprintln!("{line}");
+    }
     let keep = [0, 50, 100][chance.below(3) as usize];
     let mut disk = if chance.percent(20) { disk.kill() } else { disk.crash(keep) };
     // Recovery itself dies now and then.
