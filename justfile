@@ -18,7 +18,7 @@ test *ARGS:
 
 # Replay the simulated runs with one seed (printed by a failing test).
 sim SEED:
-    AQUEDUCT_SEED={{SEED}} cargo test -p aqueduct-tests --test sim -- --nocapture
+    AQUEDUCT_SEED={{SEED}} cargo test -p aqueduct-storage -p aqueduct-tests --features aqueduct-storage/sim --test sim -- --nocapture
 
 # One fuzz target, for AQUEDUCT_FUZZ_SECONDS seconds (60): batch compression grpc segment journal small
 fuzz NAME SEED="random":

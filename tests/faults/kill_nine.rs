@@ -86,7 +86,10 @@ impl Writers {
 
 /// Reads along until the connection breaks; a record may be shown again, but unchanged.
 async fn follow(address: SocketAddr, mut seen: Seen) -> Seen {
-    let mut api = Api::connect(address).await;
+    // The broker may be gone before we come.
+    let Ok(mut api) = Api::try_connect(address).await else {
+        return seen;
+    };
     let last = Position {
         kind: Some(position::Kind::Last(50)),
     };

@@ -50,8 +50,8 @@ impl Stop {
 /// Connects, or gives up when told to stop.
 async fn connect(address: SocketAddr, stop: &Stop) -> Option<Api> {
     while !stop.is_now() {
-        if tokio::net::TcpStream::connect(address).await.is_ok() {
-            return Some(Api::connect(address).await);
+        if let Ok(api) = Api::try_connect(address).await {
+            return Some(api);
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

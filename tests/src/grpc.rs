@@ -38,9 +38,20 @@ impl Api {
     /// # Panics
     /// If there is no server.
     pub async fn connect(address: SocketAddr) -> Api {
+        Api::try_connect(address).await.unwrap()
+    }
+
+    /// Connects, if there is a server.
+    ///
+    /// # Errors
+    /// Why not.
+    ///
+    /// # Panics
+    /// Never: the address makes a valid URI.
+    pub async fn try_connect(address: SocketAddr) -> Result<Api, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        let channel = endpoint.tcp_nodelay(true).connect().await.unwrap();
-        Api {
+        let channel = endpoint.tcp_nodelay(true).connect().await?;
+        Ok(Api {
             publisher: PublisherClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
@@ -48,7 +59,7 @@ impl Api {
             topics: TopicsClient::new(channel.clone()),
             ops: OpsClient::new(channel.clone()),
             channel,
-        }
+        })
     }
 
     /// Creates a topic.
