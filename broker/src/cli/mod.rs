@@ -22,6 +22,9 @@ mod records;
 mod topic;
 mod topic_output;
 
+mod log;
+mod overlay;
+
 mod bench;
 mod doctor;
 mod version;
@@ -65,6 +68,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Check this machine: disk, sync latency, limits, clock
     Doctor(doctor::DoctorArgs),
+    /// Verify or dump the log of a stopped broker
+    Log(log::LogArgs),
     /// Print the version
     Version(version::VersionArgs),
 }
@@ -126,6 +131,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Get(args) => block_on(get::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
+        Command::Log(args) => log::run(args),
         Command::Version(args) => version::run(args),
     }
 }

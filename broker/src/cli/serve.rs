@@ -195,6 +195,10 @@ fn explain(error: StartError) -> Failure {
         StartError::Listen { .. } => {
             Failure::new(1, message).hint("--listen 127.0.0.1:0 takes a free port")
         }
+        StartError::Store {
+            source: aqueduct_storage::Error::Locked { .. },
+            ..
+        } => Failure::new(1, message).hint("another broker is using this directory"),
         _ => Failure::new(1, message),
     }
 }
