@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use aqueduct_proto::batch::Batch;
+use aqueduct_proto::batch::{Batch, BatchHeader};
 use aqueduct_storage::{
     Damage, Entry, Error, Kind, Log, RaftId, Store, StoreOptions, disk::RealDisk,
 };
@@ -30,6 +30,9 @@ use super::{
 const READ_BYTES: usize = 4 << 20;
 /// Bytes that one batch may decompress to.
 const MAX_DECOMPRESSED: usize = 128 << 20;
+/// Entries behind a damaged one that are tried one by one: those after it can be found only from
+/// the next place that the sparse index knows.
+const PROBES: u64 = 1000;
 const NOT_FOUND: u8 = 3;
 
 /// Arguments of `aqueduct log`.
@@ -158,6 +161,7 @@ fn walk(
     let mut problems: Vec<Damage> = Vec::new();
     let end = log.last_id().map_or(0, |last| last.index + 1);
     let mut index = log.first_index();
+    let mut next_offset = log.first_offset();
     let mut at_once = READ_BYTES;
     while index < end {
         let entries = match log.read_entries(index..end, at_once) {
@@ -173,11 +177,10 @@ fn walk(
                 why,
             }) => {
                 let next = readable_after(log, index, end);
-                let base_offset = offset_at(log, index);
                 problems.push(Damage {
                     first_index: index,
                     last_index: next.map(|next| next - 1),
-                    base_offset,
+                    base_offset: next_offset,
                     file,
                     position,
                     why,
@@ -190,6 +193,7 @@ fn walk(
         };
         let Some(last) = entries.last() else { break };
         index = last.id.index + 1;
+        next_offset = offset_after(last);
         for entry in &entries {
             match visit(entry) {
                 Ok(()) => {}
@@ -218,7 +222,7 @@ enum WalkError {
     Content(String),
 }
 
-/// The first index behind a damaged one that can be read: the next, where the damage found by
+/// The first index behind a damaged one that can be read: one of the next, where the damage found by
 /// recovery ends, or where a segment begins.
 fn readable_after(log: &Log, index: u64, end: u64) -> Option<u64> {
     let damage = log.damage();
@@ -228,7 +232,10 @@ fn readable_after(log: &Log, index: u64, end: u64) -> Option<u64> {
         .map(|last| last + 1);
     let segments = log.segments();
     let begins = segments.iter().map(|segment| segment.first_index);
-    let mut candidates: Vec<u64> = known.chain(begins).chain([index + 1]).collect();
+    let mut candidates: Vec<u64> = known
+        .chain(begins)
+        .chain(index + 1..index + PROBES)
+        .collect();
     candidates.retain(|next| (index + 1..end).contains(next));
     candidates.sort_unstable();
     candidates
@@ -236,14 +243,13 @@ fn readable_after(log: &Log, index: u64, end: u64) -> Option<u64> {
         .find(|next| log.read_entries(*next..end, 1).is_ok())
 }
 
-/// The first offset of the segment that holds an index: as near as can be told.
-fn offset_at(log: &Log, index: u64) -> u64 {
-    let segments = log.segments();
-    let holding = segments
-        .iter()
-        .rev()
-        .find(|segment| segment.first_index <= index);
-    holding.map_or(0, |segment| segment.base_offset)
+/// The offset that follows an entry.
+fn offset_after(entry: &Entry) -> u64 {
+    let header = BatchHeader::read(&entry.payload)
+        .ok()
+        .filter(|_| entry.kind == Kind::Batch);
+    let delta = header.and_then(|header| u64::try_from(header.last_offset_delta).ok());
+    entry.base_offset + delta.map_or(0, |delta| delta + 1)
 }
 
 fn content_problem(log: &Log, entry: &Entry, why: String) -> Damage {
