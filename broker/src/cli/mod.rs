@@ -23,6 +23,7 @@ mod topic;
 mod topic_output;
 
 mod log;
+mod log_walk;
 mod overlay;
 
 mod bench;
