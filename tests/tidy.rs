@@ -18,7 +18,33 @@ use regex::Regex;
 const LINES: usize = 600;
 
 /// Files over the aim: path, lines they may have, why they are one file.
-const LARGE: [(&str, usize, &str); 0] = [];
+const LARGE: [(&str, usize, &str); 5] = [
+    (
+        "broker/src/partition/owner.rs",
+        640,
+        "one task and every message it takes, in one place",
+    ),
+    (
+        "storage/src/journal.rs",
+        700,
+        "the journal's format, its writing and its reading back",
+    ),
+    (
+        "storage/src/log.rs",
+        720,
+        "the public handle of a log: documentation is half of it",
+    ),
+    (
+        "storage/src/log_recovery.rs",
+        640,
+        "one walk over a log's files with its three outcomes",
+    ),
+    (
+        "storage/src/sim_disk.rs",
+        680,
+        "a whole disk: two planes, names, and every fault",
+    ),
+];
 
 /// A pattern that may be written only in some places.
 struct Fence {
@@ -32,7 +58,7 @@ struct Fence {
 
 const FENCES: [Fence; 14] = [
     Fence {
-        pattern: r"\bopenraft\b",
+        pattern: r"\bopenraft::|\buse openraft\b",
         within: &["proto/src", "storage/src", "client/src", "broker/src"],
         except: &["broker/src/raft"],
         why: "its interface moves with each alpha, so it stays behind the engine trait",
@@ -54,7 +80,7 @@ const FENCES: [Fence; 14] = [
         why: "one address for each danger: files are reached through Disk",
     },
     Fence {
-        pattern: r"\bstd::thread\b",
+        pattern: r"\bthread::(spawn|scope|Builder)\b",
         within: &["storage/src"],
         except: &["storage/src/sync_engine.rs", "storage/src/drain.rs"],
         why: "concurrency is where one looks for it",
