@@ -197,12 +197,36 @@ impl LogFiles {
         }
     }
 
+    /// Takes out the segments that a cut has removed.
+    fn drop_dead(&mut self, words: &Words) -> Result<(), Error> {
+        let dead: Vec<u64> = self
+            .segments
+            .iter()
+            .filter(|(_, found)| match found.header {
+                HeaderFound::Valid(header) => is_cut_away(words, &header),
+                _ => false,
+            })
+            .map(|(first_index, _)| *first_index)
+            .collect();
+        for first_index in dead {
+            if let Some(found) = self.segments.remove(&first_index) {
+                // Its name may be asked for by the next record.
+                found.file.retire()?;
+                self.retired.push(found.file);
+            }
+        }
+        Ok(())
+    }
+
     /// The journal is newer than the file, but it may hold older words too.
-    pub(crate) fn take_words(&mut self, words: Words) {
+    pub(crate) fn take_words(&mut self, words: Words) -> Result<(), Error> {
         if words.generation > self.replayed_generation {
             // Records before a cut say nothing of what was begun after it.
             self.replayed_generation = words.generation;
             self.orphans.clear();
+            // Replay may have made segments again that this cut has removed; the words that are
+            // newest in the end know the last cut only.
+            self.drop_dead(&words)?;
         }
         if words.version >= self.words.version || self.state_damaged {
             self.words = Words {
@@ -211,6 +235,7 @@ impl LogFiles {
             };
             self.state_damaged = false;
         }
+        Ok(())
     }
 }
 
@@ -337,6 +362,16 @@ fn finish_install(context: &Context<'_>, files: &mut LogFiles) -> Result<(), Err
     Ok(())
 }
 
+/// Whether a cut leaves nothing of a segment.
+fn is_cut_away(words: &Words, header: &SegmentHeader) -> bool {
+    words.cut.is_some_and(|cut| {
+        let keep = cut.keep.map(|keep| keep.index);
+        let behind = Some(header.first_index) > keep;
+        let purged = keep.is_some() && keep <= words.purged.map(|purged| purged.index);
+        header.generation < words.generation && (cut.all || behind || purged)
+    })
+}
+
 /// Takes the dead out by their headers; returns those whose header is not whole.
 fn sort_out(files: &mut LogFiles) -> Vec<(u64, FoundSegment)> {
     let words = &files.words;
@@ -347,10 +382,7 @@ fn sort_out(files: &mut LogFiles) -> Vec<(u64, FoundSegment)> {
             unborn.push((first_index, found));
             continue;
         };
-        let cut_away = words.cut.is_some_and(|cut| {
-            let behind = cut.keep.is_none_or(|keep| first_index > keep.index);
-            header.generation < words.generation && (cut.all || behind)
-        });
+        let cut_away = is_cut_away(words, &header);
         if cut_away || header.generation < generation {
             files.retired.push(found.file);
             continue;

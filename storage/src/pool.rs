@@ -5,12 +5,13 @@
 //! once; the store never takes more than `max_total_bytes`, nor the file system's last
 //! `min_free_bytes`. What lives here must never know: logs, entries, the journal.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{BLOCK, Disk, DiskFile};
 use crate::error::Error;
 
 /// Directory of files that belong to no log.
@@ -106,8 +107,14 @@ impl Drop for SegmentFile {
 }
 
 impl Pool {
-    /// Opens the pool's directory; what lies in it is free.
-    pub(crate) fn open(disk: Arc<dyn Disk>, budget: Budget) -> Result<Arc<Pool>, Error> {
+    /// Opens the pool's directory; what lies in it is free. After a crash a file here may be a
+    /// segment whose new name was lost, with a header that is still good for its log: that header is
+    /// wiped, or a second crash at the file's next use could bring it back.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        budget: Budget,
+        clean: bool,
+    ) -> Result<Arc<Pool>, Error> {
         let items = disk
             .list(POOL_DIR)
             .map_err(|e| Error::io(POOL_DIR, "list", e))?;
@@ -136,6 +143,11 @@ impl Pool {
                 .open(&name)
                 .map_err(|e| Error::io(&name, "open", e))?;
             let capacity = handle.len().map_err(|e| Error::io(&name, "stat", e))?;
+            if !clean && capacity > 0 {
+                let wiped = handle.write_at(0, &[IoSlice::new(&[0; BLOCK])]);
+                let synced = wiped.and_then(|()| handle.sync());
+                synced.map_err(|e| Error::io(&name, "wipe", e))?;
+            }
             pool.used.fetch_add(capacity, Ordering::Relaxed);
             pool.give_back(Spare {
                 handle,

@@ -140,12 +140,10 @@ fn replay(
     let mut damage = Vec::new();
     for file in &found.files {
         journal::read_file(file, &mut damage, &mut |record| match record {
-            Record::Words { raft_id, words } => {
-                if let Some(files) = logs.get_mut(&raft_id) {
-                    files.take_words(*words);
-                }
-                Ok(())
-            }
+            Record::Words { raft_id, words } => match logs.get_mut(&raft_id) {
+                Some(files) => files.take_words(*words),
+                None => Ok(()),
+            },
             Record::Begun { header } => match logs.get_mut(&header.raft_id) {
                 Some(files) => repeat_begun(context, files, header),
                 None => Ok(()),
@@ -170,15 +168,9 @@ fn repeat_begun(
         match known.header {
             HeaderFound::Valid(found) if found.salt == header.salt => return Ok(()),
             // A later segment took the place of this one.
-            HeaderFound::Valid(found)
-                if found.raft_id == header.raft_id
-                    && found.first_index == header.first_index
-                    && found.generation >= header.generation =>
-            {
-                return Ok(());
-            }
+            HeaderFound::Valid(found) if found.generation > header.generation => return Ok(()),
             // An older one that was cut away before this was begun, or bytes of the file's
-            // last use: the name was ours to take.
+            // last use: the name was this one's to take.
             _ => known.file.retire()?,
         }
         if let Some(old) = files.segments.remove(&header.first_index) {

@@ -245,9 +245,9 @@ impl Store {
             max_total_bytes: options.max_total_bytes,
             max_spare_bytes: options.max_segment_bytes * 2,
         };
-        let pool = Pool::open(disk.clone(), budget)?;
-        let mut found = journal::find_files(disk.as_ref())?;
         let clean = node::is_clean(disk.as_ref())?;
+        let pool = Pool::open(disk.clone(), budget, clean)?;
+        let mut found = journal::find_files(disk.as_ref())?;
         let recovered = recovery::run(&disk, &pool, &mut found, clean)?;
         if clean {
             node::forget_clean(disk.as_ref())?;
