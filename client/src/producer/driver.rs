@@ -19,7 +19,7 @@ use crate::{Error, backoff::Backoff, connection::Connection, stream};
 
 const PATH: &str = "/aqueduct.v1.Publisher/PublishStream";
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// How a stream ended.
 enum End {

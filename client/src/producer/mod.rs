@@ -348,7 +348,8 @@ fn add(state: &mut State, message: &mut Option<Message>) -> Result<(Delivery, bo
     Ok((delivery, state.is_time_to_yield(size)))
 }
 
-/// The message's own partition, that of its key, or the sticky one.
+/// The message's own partition, that of its key, or the sticky one. A dedup id stands in for a
+/// missing key: ids are remembered per partition, so the same one must always meet itself.
 fn choose(window: &mut Window, message: &Message) -> Result<u32, Error> {
     let partitions = window.partitions();
     match (message.partition, &message.key) {
@@ -358,7 +359,10 @@ fn choose(window: &mut Window, message: &Message) -> Result<u32, Error> {
             Err(Error::partition_not_found(message))
         }
         (None, Some(key)) => Ok(partitioner::for_key(key, partitions)),
-        (None, None) => Ok(window.keyless_partition()),
+        (None, None) => match &message.dedup_id {
+            Some(id) => Ok(partitioner::for_key(id.as_bytes(), partitions)),
+            None => Ok(window.keyless_partition()),
+        },
     }
 }
 

@@ -175,8 +175,16 @@ async fn a_named_producer_resumes_and_fences() {
 
 #[tokio::test]
 async fn dedup_ids_go_as_messages_and_plain_messages_are_unknown_after_a_break() {
-    let fake = Fake::default().topic("orders", 1);
+    let fake = Fake::default().topic("orders", 1).topic("many", 16);
     let (client, _server) = start(&fake).await;
+    let producer = client.producer("many").build().await.unwrap();
+    let mut places = Vec::new();
+    for _ in 0..5 {
+        let message = Message::new("once").dedup_id("id-1");
+        let ack = producer.send(message).await.unwrap().await.unwrap();
+        places.push((ack.partition, ack.offset));
+    }
+    assert!(places.iter().all(|place| *place == places[0]), "{places:?}");
     let producer = client.producer("orders").build().await.unwrap();
     for duplicate in [false, true] {
         let message = Message::new("once").dedup_id("id-1");
