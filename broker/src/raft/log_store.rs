@@ -222,6 +222,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn purge(&mut self, upto: RaftLogId) -> Result<(), io::Error> {
         self.tail.lock().release(upto.index);
+        if upto.index < self.log.first_index() {
+            // The log has never held it, or holds it no longer.
+            return Ok(());
+        }
         self.log.purge(entry_id(&upto)).map_err(io::Error::other)
     }
 }
