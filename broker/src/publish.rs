@@ -228,9 +228,11 @@ fn sort_out(live: &LiveTopic, messages: Vec<Incoming>) -> (Vec<Slot>, Vec<Group>
     (slots, groups)
 }
 
-/// By wish, by key, or all keyless messages of a request by turn to one partition.
+/// By wish, by key, by dedup id (the same id must meet itself again), or else all messages of a
+/// request by turn to one partition.
 fn choose(live: &LiveTopic, incoming: &Incoming, keyless: &mut Option<u32>) -> u32 {
-    match (incoming.partition, &incoming.record.key) {
+    let NewRecord { key, dedup_id, .. } = &incoming.record;
+    match (incoming.partition, key.as_ref().or(dedup_id.as_ref())) {
         (Some(partition), _) => partition,
         (None, Some(key)) => partitioner::for_key(key, live.partitions.len() as u32),
         (None, None) => *keyless.get_or_insert_with(|| live.next_partition()),
