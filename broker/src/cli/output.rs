@@ -11,7 +11,7 @@
 //! | 6         | time-out: the outcome is unknown                                       |
 //! | 7         | conflict: exists already, a precondition failed, a producer was fenced |
 //!
-//! Output goes through [`print`], so that a reader who has seen enough (`aqueduct … | head`) ends
+//! Output goes through [`print()`], so that a reader who has seen enough (`aqueduct … | head`) ends
 //! a command quietly.
 
 use std::{
