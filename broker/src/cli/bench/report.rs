@@ -187,7 +187,7 @@ mod tests {
             .flat_map(Map::keys)
             .cloned()
             .collect();
-        let wanted = "workload size messages seconds msgs_per_s mb_per_s latency_us server \
+        let wanted = "workload messages seconds msgs_per_s mb_per_s latency_us server \
                       ceilings ratios durability";
         assert_eq!(keys, wanted.split_whitespace().collect::<Vec<_>>());
         assert_eq!(json["msgs_per_s"], 2_000_000.0);
