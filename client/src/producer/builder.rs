@@ -15,6 +15,10 @@ use super::{
 };
 use crate::{Client, Compression, Error};
 
+/// Delivery time-outs that make sense; beyond them times could not be added up.
+const TIMEOUTS: (Duration, Duration) =
+    (Duration::from_millis(10), Duration::from_secs(30 * 86_400));
+
 /// Settings of a [`Producer`]; see [`Client::producer`].
 #[derive(Clone, Debug)]
 #[must_use = "a producer is made by build()"]
@@ -66,10 +70,10 @@ impl ProducerBuilder {
         self
     }
 
-    /// How long a batch may wait for more messages. Default 0: it waits only while enough of
-    /// its partition is in flight.
+    /// How long a batch may wait for more messages (an hour at most). Default 0: it waits only
+    /// while enough of its partition is in flight.
     pub fn linger(mut self, linger: Duration) -> Self {
-        self.settings.linger = linger;
+        self.settings.linger = linger.min(Duration::from_secs(3600));
         self
     }
 
@@ -100,7 +104,7 @@ impl ProducerBuilder {
     /// How long a message may be on its way, with everything that is sent again. After that it
     /// fails, as [`Error::Unknown`] if it may be stored. Default 120 s.
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
-        self.delivery_timeout = timeout;
+        self.delivery_timeout = timeout.clamp(TIMEOUTS.0, TIMEOUTS.1);
         self
     }
 
@@ -198,7 +202,7 @@ impl ProducerBuilder {
         let known = self.client.call(publisher.get_producer(request)).await?;
         let stored = known.partitions.into_iter().map(|position| {
             let stored = Stored {
-                count: position.next_sequence,
+                count: position.next_sequence.min(1 << 62),
                 last_offset: position.last_offset,
             };
             (position.partition, stored)

@@ -43,6 +43,8 @@ use parcel::{Open, all_to_retry, sequence_of, stamp};
 /// an answer comes: small messages are sent at once when little is going on, and in large
 /// batches when much is.
 const LANE_PIPELINE: u32 = 4;
+/// Longest wait that a broker may ask for.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
 /// How soon to try again after a refusal that named no time.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
@@ -410,7 +412,7 @@ impl Window {
         let delay = match &error {
             // Only lanes that a refusal has stalled get here with a gap.
             error if error.is_sequence_gap() => Some(Duration::ZERO),
-            Error::Exhausted { retry_after, .. } => *retry_after,
+            Error::Exhausted { retry_after, .. } => retry_after.map(|it| it.min(LONGEST_DELAY)),
             error if error.is_unknown() && parcel.resendable() => Some(RETRY_DELAY),
             _ => None,
         };

@@ -81,7 +81,7 @@ impl Cursors {
         let cursor = self.cursor(partition);
         let wanted = offset >= cursor.next && offset < cursor.end();
         if wanted {
-            cursor.next = offset + 1;
+            cursor.next = offset.saturating_add(1);
             cursor.done = cursor.until == Some(cursor.next);
         }
         wanted
@@ -115,7 +115,7 @@ impl Cursors {
                 let record = record.map_err(|error| damaged(partition, span.first, &error))?;
                 if record.offset >= cursor.next && record.offset < cursor.end() && left > 0 {
                     left -= 1;
-                    cursor.next = record.offset + 1;
+                    cursor.next = record.offset.saturating_add(1);
                     found.push(Record::from_stored(partition, record));
                 }
             }
