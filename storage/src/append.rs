@@ -248,8 +248,8 @@ impl LogInner {
         start: &Start,
         done: Done,
     ) -> Result<(), Error> {
-        let Some(part) = part else {
-            // Nothing to append to an empty log: the completion still keeps its turn.
+        let Some(part) = part.filter(|_| !run.is_empty()) else {
+            // Nothing to append: the completion still keeps its turn.
             return self.submit_words(done, |_| {});
         };
         let segment = &part.segment;
