@@ -28,3 +28,5 @@ mod services;
 mod shards;
 mod stats;
 mod topics;
+
+pub use raft::DEFAULT_LOG;

@@ -17,7 +17,6 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    #[expect(clippy::disallowed_methods, reason = "uptime is counted from here")]
     pub(crate) fn new() -> Stats {
         Stats {
             started: Instant::now(),
@@ -74,10 +73,6 @@ pub(crate) fn process_cost() -> ProcessCost {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "not a data file: the kernel's report"
-)]
 fn read_proc_status() -> String {
     std::fs::read_to_string("/proc/self/status").unwrap_or_default()
 }

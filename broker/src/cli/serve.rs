@@ -55,7 +55,7 @@ pub(super) struct NodeArgs {
         long,
         value_name = "FILTER",
         env = "AQUEDUCT_LOG",
-        default_value = "info,openraft=error"
+        default_value = aqueduct_broker::DEFAULT_LOG
     )]
     log: String,
     /// Format of log lines

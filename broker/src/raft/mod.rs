@@ -27,6 +27,10 @@ use self::{
     types::{Raft, TypeConfig, WriteResponder, single_voter_config},
 };
 
+/// Which log lines a broker shows unless told otherwise: the consensus library reports each step
+/// of each group as news, so only its errors are.
+pub const DEFAULT_LOG: &str = "info,openraft=error";
+
 /// How long a group of one may take to elect itself and apply its log.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
 
