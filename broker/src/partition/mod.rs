@@ -11,6 +11,7 @@
 
 mod accumulator;
 pub(crate) mod dedup;
+mod flying;
 mod owner;
 pub(crate) mod producers;
 mod read;

@@ -8,19 +8,16 @@
 //! are in flight, else when one of them returns or it is full. So an idle partition adds no
 //! delay, and a busy one writes large batches.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use aqueduct_proto::batch::{Batch, stamp_append_time};
 use aqueduct_storage::{Kind, stored_len};
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Message, NewRecord, Permit, RecordsAnswer, Shared, Stored,
     accumulator::{Open, Waiter, stored_bound},
+    flying::FlyingIds,
     producers::{Origin, Producers, Verdict},
     state::{Change, Command, FLAG_DEDUP, Tick, origin_of},
 };
@@ -59,32 +56,6 @@ struct InFlight {
     pending: Pending,
     waiting: Waiting,
     gathered: bool,
-}
-
-/// Dedup ids that are accepted and not yet applied.
-#[derive(Default)]
-struct FlyingIds {
-    offsets: HashMap<Bytes, u64>,
-    order: VecDeque<(u64, Bytes)>,
-}
-
-impl FlyingIds {
-    fn insert(&mut self, id: Bytes, offset: u64) {
-        self.offsets.insert(id.clone(), offset);
-        self.order.push_back((offset, id));
-    }
-
-    fn landed(&mut self, high_watermark: u64) {
-        while self
-            .order
-            .front()
-            .is_some_and(|(offset, _)| *offset < high_watermark)
-        {
-            if let Some((_, id)) = self.order.pop_front() {
-                self.offsets.remove(&id);
-            }
-        }
-    }
 }
 
 /// The owner's state.
@@ -277,7 +248,7 @@ impl Owner {
         let open = self.open.as_mut().expect("accept_records opened it");
         let offset = self.end + u64::from(open.count());
         if let Some(id) = &record.dedup_id {
-            let known = self.flying.offsets.get(id).copied();
+            let known = self.flying.offset(id);
             let known = known.or_else(|| {
                 let window = self.shared.config.load().dedup_window_ms;
                 let since_ms = now_ms.saturating_sub_unsigned(window);
