@@ -14,11 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use aqueduct_proto::batch;
-use aqueduct_proto::crc::crc32c;
 use bytes::Bytes;
 
 use crate::drain::Job;
-use crate::entry::{BatchFacts, Done, HEADER_LEN, Header, Kind, NewEntry, batch_facts, stored_len};
+use crate::entry::{
+    BatchFacts, Done, HEADER_LEN, Header, Kind, NewEntry, batch_facts, payload_crc, stored_len,
+};
 use crate::error::Error;
 use crate::index::IndexSlot;
 use crate::log::{HEADROOM, LogInner, Part, RECENT, Recent, View};
@@ -465,11 +466,7 @@ fn build_pieces(run: &[Placed<'_>], salt: u64, position: u64, synced: Option<u64
             kind: *kind,
             flags: *flags,
             payload_len: payload.len() as u32,
-            payload_crc: if *kind == Kind::Batch {
-                0
-            } else {
-                crc32c(payload)
-            },
+            payload_crc: payload_crc(*kind, payload),
             term: id.term as u32,
             leader: id.leader as u32,
             index: id.index,

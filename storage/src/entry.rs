@@ -11,7 +11,7 @@
 //! | 8 | kind and version | low half: kind 1..=4, high half: version 1 |
 //! | 9 | flags | the caller's |
 //! | 10..12 | queue id | reserved, 0 |
-//! | 12..16 | payload checksum | CRC-32C of the payload; 0 for a batch, which carries its own |
+//! | 12..16 | payload checksum | CRC-32C of the payload; for a batch a copy of the one it carries |
 //! | 16..20 | term | |
 //! | 20..24 | leader | replica id |
 //! | 24..32 | index | |
@@ -19,7 +19,8 @@
 //! | 40..48 | synced mark | 1 + highest index known durable when this was written, 0 = none |
 //!
 //! All little endian. A batch's bytes 21.. are covered by Kafka's CRC, its bytes 0..17 are compared
-//! with the header and with the format, bytes 17..21 are that CRC.
+//! with the header and with the format, bytes 17..21 are that CRC and are compared too: without
+//! that, a torn write over a file of the same layout could join a new header to an old batch.
 
 use aqueduct_proto::batch::{self, BatchHeader};
 use aqueduct_proto::crc::crc32c;
@@ -212,11 +213,10 @@ impl Header {
         if self.kind != Kind::Batch {
             return crc32c(payload) == self.payload_crc;
         }
-        let Ok(found) = BatchHeader::read(payload) else {
-            return false;
-        };
+        let Ok(found) = BatchHeader::read(payload) else { return false };
         payload[..16] == batch::patched_prefix(payload, self.base_offset, self.term)
             && found.total_len() == payload.len()
+            && found.crc == self.payload_crc
             && found.crc == crc32c(&payload[21..])
     }
 
@@ -226,6 +226,14 @@ impl Header {
             Kind::Batch => batch_facts(payload).map_or(0, |facts| facts.offsets),
             _ => 0,
         }
+    }
+}
+
+/// The checksum that goes into the header of an entry with this payload.
+pub(crate) fn payload_crc(kind: Kind, payload: &[u8]) -> u32 {
+    match kind {
+        Kind::Batch => BatchHeader::read(payload).map_or(0, |header| header.crc),
+        _ => crc32c(payload),
     }
 }
 

@@ -179,7 +179,14 @@ impl LogModel {
             assert_eq!((entry.id, entry.kind, entry.flags), (new.id, new.kind, new.flags));
             assert_eq!(entry.base_offset, expected.base_offset, "base offset of {:?}", new.id);
             let skip = if new.kind == Kind::Batch { 16 } else { 0 };
-            assert!(entry.payload[skip..] == new.payload[skip..], "payload of {:?}", new.id);
+            assert!(
+                entry.payload[skip..] == new.payload[skip..],
+                "payload of {:?}: {} {:?} bytes, expected {}",
+                new.id,
+                entry.payload.len(),
+                entry.kind,
+                new.payload.len()
+            );
             if new.kind == Kind::Batch {
                 batches.push(entry.payload.clone());
             }
@@ -246,7 +253,7 @@ impl LogModel {
     fn check_votes(&mut self, log: &Log) {
         let acked = self.acks.lock().votes;
         let found = log.vote();
-        let at = self.votes.iter().position(|vote| Some(vote) == found.as_ref());
+        let at = self.votes.iter().rposition(|vote| Some(vote) == found.as_ref());
         let number = at.map_or(0, |at| at + 1);
         assert!(found.is_none() || at.is_some(), "a vote that was never cast");
         assert!(number >= acked, "vote {acked} was acknowledged, {number} was found");
