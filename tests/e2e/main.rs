@@ -7,6 +7,7 @@
 
 mod access_log;
 mod cli;
+mod client;
 mod connections;
 mod contract;
 mod disk_limit;
