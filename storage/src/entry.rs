@@ -213,7 +213,9 @@ impl Header {
         if self.kind != Kind::Batch {
             return crc32c(payload) == self.payload_crc;
         }
-        let Ok(found) = BatchHeader::read(payload) else { return false };
+        let Ok(found) = BatchHeader::read(payload) else {
+            return false;
+        };
         payload[..16] == batch::patched_prefix(payload, self.base_offset, self.term)
             && found.total_len() == payload.len()
             && found.crc == self.payload_crc

@@ -18,8 +18,6 @@ mod locate;
 pub mod log;
 mod log_recovery;
 pub mod map;
-#[cfg(feature = "sim")]
-pub mod sim_disk;
 mod node;
 mod pool;
 pub mod read;
@@ -27,6 +25,8 @@ mod recovery;
 pub mod retention;
 mod scan;
 mod segment;
+#[cfg(feature = "sim")]
+pub mod sim_disk;
 mod state_file;
 pub mod store;
 mod sync_engine;

@@ -33,7 +33,11 @@ impl LogInner {
                 return Err(Error::invalid("index", range.start, view.first_index()));
             }
             let Some(at) = view.part_of(range.start) else {
-                return Ok(Vec::new());
+                // Before the first segment: nothing there yet, or it is missing.
+                return match (view.missing_front, view.damage.first()) {
+                    (Some(_), Some(d)) => Err(Error::corrupt(&d.file, d.position, &d.why)),
+                    _ => Ok(Vec::new()),
+                };
             };
             let parts: Vec<Part> = view.parts[at..]
                 .iter()
@@ -77,7 +81,9 @@ impl LogInner {
         let chunk = (*left).clamp(MIN_CHUNK, CHUNK);
         let mut walker = Walker::new(&part.segment, position, part.end, chunk);
         loop {
-            let at = match walker.next_entry()? {
+            let position = walker.position();
+            // What lies before the range is passed by its header: damage there is not our matter.
+            let at = match walker.next_from(range.start)? {
                 Found::Entry(at) => at,
                 Found::End => return Ok(true),
                 Found::Bad { position, why } => {
@@ -87,6 +93,15 @@ impl LogInner {
             let header = at.header;
             if header.index < range.start {
                 continue;
+            }
+            if header.index > range.start + entries.len() as u64 {
+                // A hole that recovery has reported: what was read before it is good.
+                return match entries.is_empty() {
+                    true => {
+                        Err(self.damaged(part, position, "entries are missing before this one"))
+                    }
+                    false => Ok(false),
+                };
             }
             if header.index >= range.end || (!entries.is_empty() && at.payload.len() > *left) {
                 return Ok(false);

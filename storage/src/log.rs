@@ -129,6 +129,10 @@ pub(crate) struct View {
     pub(crate) cut_here: bool,
     pub(crate) recent: VecDeque<Recent>,
     pub(crate) damage: Vec<Damage>,
+    /// Index and offset at which the log began, where its first segments are missing.
+    pub(crate) missing_front: Option<(u64, u64)>,
+    /// The end of the log is damaged, and nothing says how much was there.
+    pub(crate) end_lost: bool,
     /// Set by recovery: the log can be read but not continued.
     pub(crate) read_only: bool,
     pub(crate) waiting_checkpoints: BTreeMap<u64, (EntryId, Bytes)>,
@@ -142,18 +146,20 @@ impl View {
     pub(crate) fn first_index(&self) -> u64 {
         match self.words.purged {
             Some(purged) => purged.index + 1,
-            None => self.parts.first().map_or(0, Part::first_index),
+            None => match self.missing_front {
+                Some((index, _)) => index,
+                None => self.parts.first().map_or(0, Part::first_index),
+            },
         }
     }
 
     /// First offset that is held; the next one if there is none.
     pub(crate) fn first_offset(&self) -> u64 {
-        match self.words.purged {
-            Some(_) => self.words.first_offset,
-            None => self
-                .parts
-                .first()
-                .map_or(self.next_offset, |p| p.segment.header.base_offset),
+        match (self.words.purged, self.missing_front, self.parts.first()) {
+            (Some(_), ..) => self.words.first_offset,
+            (None, Some((_, offset)), _) => offset,
+            (None, None, Some(part)) => part.segment.header.base_offset,
+            (None, None, None) => self.next_offset,
         }
     }
 

@@ -90,7 +90,10 @@ impl LogFiles {
         let dir = format!("logs/{id}");
         if !context.clean {
             files.state.sync(id)?;
-            context.disk.sync_dir(&dir).map_err(|e| Error::io(&dir, "sync directory", e))?;
+            context
+                .disk
+                .sync_dir(&dir)
+                .map_err(|e| Error::io(&dir, "sync directory", e))?;
         }
         for item in context
             .disk
@@ -278,12 +281,14 @@ pub(crate) fn settle(
             scan::run(&files.dir(), &known)?
         }
     };
+    // After a clean close every header is whole.
     for (first_index, found) in unborn
         .iter()
-        .filter(|(_, found)| found.header == HeaderFound::Rotten)
+        .filter(|(_, found)| context.clean || found.header == HeaderFound::Rotten)
     {
         scan.damage.push(header_damage(*first_index, found));
     }
+    restore_end(context, &words, &files.dir(), &mut scan);
     let mut changed = files
         .saved_version
         .is_none_or(|saved| saved < words.version);
@@ -320,6 +325,31 @@ pub(crate) fn settle(
         view_of(files.state_damaged, &files, scan, words),
         files.state,
     ))
+}
+
+/// After a clean close the words know the end even if the segment does not reach it any more.
+fn restore_end(context: &Context<'_>, words: &Words, dir: &str, scan: &mut Scan) {
+    let Some(tail) = words.tail.filter(|_| context.clean) else {
+        return;
+    };
+    let found = scan.last.map(|last| last.index);
+    if found >= Some(tail.last.index) {
+        return;
+    }
+    let file = scan
+        .parts
+        .last()
+        .map_or(dir.to_string(), |part| part.segment.name());
+    scan.damage.push(Damage {
+        first_index: found.map_or(0, |found| found + 1),
+        last_index: Some(tail.last.index),
+        base_offset: scan.next_offset,
+        file,
+        position: scan.parts.last().map_or(0, |part| part.end),
+        why: "the end of the log is missing".into(),
+    });
+    (scan.last, scan.next_offset) = (Some(tail.last), tail.next_offset);
+    (scan.cut, scan.end_lost) = (None, false);
 }
 
 fn header_damage(first_index: u64, found: &FoundSegment) -> Damage {
@@ -406,13 +436,19 @@ fn take_living(files: &mut LogFiles) -> Vec<Living> {
     let mut living = Vec::new();
     for found in std::mem::take(&mut files.segments).into_values() {
         if let HeaderFound::Valid(header) = found.header {
-            // The file's own length counts: a crash may have left a shorter one.
+            // No crash leaves a whole header in a shorter file: whatever is missing was there.
+            let is_short = found.file.capacity < header.capacity;
+            let journaled_index = if is_short {
+                Some(u64::MAX)
+            } else {
+                found.journaled_index
+            };
             let header = SegmentHeader {
                 capacity: found.file.capacity,
                 ..header
             };
             let segment = Arc::new(Segment::new(found.file, header, IndexSlot::Absent));
-            let (journaled_index, touched) = (found.journaled_index, found.touched);
+            let touched = found.touched;
             living.push(Living {
                 segment,
                 journaled_index,
@@ -584,6 +620,8 @@ fn view_of(state_damaged: bool, files: &LogFiles, scan: Scan, words: Words) -> V
         synced: scan.last.map(|last| last.index),
         cut_here: scan.cut_here,
         damage: scan.damage,
+        missing_front: scan.missing_front,
+        end_lost: scan.end_lost,
         checkpoints: files.checkpoints.clone(),
         durable: Arc::new(words.clone()),
         words,

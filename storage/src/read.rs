@@ -68,6 +68,8 @@ struct Job {
     from: u64,
     until: u64,
     max_bytes: usize,
+    /// The first batch must hold `from`, and the others follow without a gap.
+    dense: bool,
 }
 
 /// Where the bytes of a segment come from.
@@ -84,6 +86,10 @@ struct MapSource {
 impl Source for MapSource {
     fn bytes(&mut self, log: &LogInner, part: &Part, at: u64, len: usize) -> Result<Bytes, Error> {
         let salt = part.segment.header.salt;
+        if at + len as u64 > part.segment.file.capacity {
+            // The file was cut short: an error of this range, never a fault of the map.
+            return part.segment.read(at, len);
+        }
         let held = self.window.as_ref().filter(|(of, _)| *of == salt);
         if let Some(bytes) = held.and_then(|(_, window)| window.slice(at, len)) {
             return Ok(bytes);
@@ -123,6 +129,8 @@ impl Source for FileSource {
 struct Batches {
     out: Vec<Bytes>,
     bytes: usize,
+    /// Offset that the next batch must hold.
+    next: u64,
 }
 
 impl Job {
@@ -130,6 +138,7 @@ impl Job {
         let mut batches = Batches {
             out: Vec::new(),
             bytes: 0,
+            next: self.from,
         };
         for (at, part) in self.parts.iter().enumerate() {
             let position = match self.position.filter(|_| at == 0) {
@@ -145,7 +154,15 @@ impl Job {
                 Err(error) => return Err(error),
             }
         }
-        Ok(batches.out)
+        match self
+            .parts
+            .last()
+            .filter(|_| self.dense && batches.out.is_empty())
+        {
+            // The offset exists, and no batch holds it.
+            Some(part) => Err(self.damaged(part, part.end, self.from, "a batch is missing")),
+            None => Ok(batches.out),
+        }
     }
 
     /// Collects a part's batches; false once enough is read.
@@ -169,6 +186,12 @@ impl Job {
                 .ok_or_else(|| damaged("no entry header"))?;
             let at = position;
             position += header.stored_len();
+            if self.dense && header.base_offset > batches.next {
+                if batches.out.is_empty() {
+                    return Err(self.damaged(part, at, batches.next, "a batch is missing"));
+                }
+                return Ok(false);
+            }
             if header.base_offset >= self.until {
                 return Ok(false);
             }
@@ -195,6 +218,7 @@ impl Job {
                 return Err(damaged("payload checksum"));
             }
             next_offset = after;
+            batches.next = after;
             batches.bytes += len;
             batches.out.push(payload);
         }
@@ -258,12 +282,35 @@ impl LogInner {
         if from < earliest || from > latest {
             return Err(ReadError::OutOfRange { earliest, latest });
         }
+        if view.end_lost && from == latest {
+            let last = view
+                .damage
+                .last()
+                .map_or((String::new(), 0), |d| (d.file.clone(), d.position));
+            return Err(ReadError::Damaged {
+                offset: from,
+                file: last.0,
+                position: last.1,
+            });
+        }
         let until = until.min(latest);
+        if from >= until {
+            return Ok(None);
+        }
         let at = view
             .parts
             .partition_point(|part| part.segment.header.base_offset <= from);
-        let Some(at) = at.checked_sub(1).filter(|_| from < until) else {
-            return Ok(None);
+        let Some(at) = at.checked_sub(1) else {
+            // The segments that held it are missing.
+            let file = view
+                .parts
+                .first()
+                .map_or(self.dir(), |part| part.segment.name());
+            return Err(ReadError::Damaged {
+                offset: from,
+                file,
+                position: 0,
+            });
         };
         let parts: Vec<Part> = view.parts[at..]
             .iter()
@@ -285,6 +332,7 @@ impl LogInner {
             from,
             until,
             max_bytes,
+            dense: true,
         };
         Ok(Some((job, hot_left)))
     }
@@ -306,6 +354,7 @@ impl LogInner {
                 from: first_offset,
                 until,
                 max_bytes: CHUNK,
+                dense: false,
             };
             let mut source = FileSource {
                 chunk: Bytes::new(),

@@ -57,7 +57,8 @@ pub(crate) fn run(
     let context = Context { disk, pool, clean };
     if !clean {
         for dir in [journal::JOURNAL_DIR, POOL_DIR, LOGS_DIR] {
-            disk.sync_dir(dir).map_err(|e| Error::io(dir, "sync directory", e))?;
+            disk.sync_dir(dir)
+                .map_err(|e| Error::io(dir, "sync directory", e))?;
         }
     }
     let mut logs = find_logs(&context)?;

@@ -30,6 +30,8 @@ pub(crate) struct Scan {
     /// The next append must begin a new segment.
     pub(crate) cut_here: bool,
     pub(crate) damage: Vec<Damage>,
+    pub(crate) missing_front: Option<(u64, u64)>,
+    pub(crate) end_lost: bool,
 }
 
 /// What the scan goes by.
@@ -119,9 +121,14 @@ pub(crate) fn run(dir: &str, known: &Known<'_>) -> Result<Scan, Error> {
     let headless =
         known.words.purged.is_none() && known.living[0].segment.header.previous.is_some();
     if missing || headless {
+        let evidence = evidence_from(known, 0)?.max(known.outer_evidence());
+        if evidence < Some(floor) {
+            return Ok(cut_all(scan, known));
+        }
         let why = "the segments before this one are missing";
         let name = known.living[0].segment.name();
         let base_offset = known.words.first_offset;
+        scan.missing_front = Some((floor, base_offset));
         scan.damage.push(damage(
             floor,
             first.checked_sub(1),
@@ -172,6 +179,23 @@ fn damage(
         position,
         why,
     }
+}
+
+/// Nothing of what is there was ever durable: the log ends where the words say it began.
+fn cut_all(mut scan: Scan, known: &Known<'_>) -> Scan {
+    let words = known.words;
+    let (keep, next_offset) = match (words.purged, words.cut) {
+        (Some(purged), _) => (Some(purged), words.first_offset),
+        (None, Some(cut)) => (cut.keep, cut.next_offset),
+        (None, None) => (None, 0),
+    };
+    scan.cut = Some(Cut {
+        keep,
+        next_offset,
+        all: true,
+    });
+    (scan.last, scan.next_offset, scan.cut_here) = (keep, next_offset, true);
+    scan
 }
 
 /// A log without segments must have nothing to miss.
@@ -300,13 +324,20 @@ fn scan_segment(
 
 /// Where the log was cut, the entry that was kept must be the last.
 fn check_cut(scan: &mut Scan, known: &Known<'_>, at: usize, progress: &Progress) {
-    let Some(keep) = known.words.cut.and_then(|cut| cut.keep) else { return };
+    let Some(keep) = known.words.cut.and_then(|cut| cut.keep) else {
+        return;
+    };
     let is_last = at + 1 == known.living.len() && known.limit(at) == keep.index;
-    if is_last && progress.last.is_some_and(|last| last.index == keep.index && last != keep) {
+    if is_last
+        && progress
+            .last
+            .is_some_and(|last| last.index == keep.index && last != keep)
+    {
         let name = known.living[at].segment.name();
         let why = "not the entry that a truncation has kept";
         let offset = progress.next_offset;
-        scan.damage.push(damage(keep.index, Some(keep.index), offset, &name, 0, why));
+        scan.damage
+            .push(damage(keep.index, Some(keep.index), offset, &name, 0, why));
     }
 }
 

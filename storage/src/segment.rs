@@ -294,6 +294,21 @@ impl<'a> Walker<'a> {
         Ok(Found::Entry(At { header, payload }))
     }
 
+    /// The next entry; one before `index` is passed by its header alone.
+    pub(crate) fn next_from(&mut self, index: u64) -> Result<Found, Error> {
+        match self.header()? {
+            Ok(header) if header.index < index => {
+                self.position += header.stored_len();
+                Ok(Found::Entry(At {
+                    header,
+                    payload: Bytes::new(),
+                }))
+            }
+            Ok(_) => self.next_entry(),
+            Err(found) => Ok(found),
+        }
+    }
+
     /// The next entry with the first bytes of its payload only (enough for a batch's header);
     /// only the entry header is verified.
     pub(crate) fn next_header(&mut self) -> Result<Found, Error> {

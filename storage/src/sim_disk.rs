@@ -162,7 +162,11 @@ impl State {
         if let Some(trace) = &mut self.trace {
             trace.push(format!("{} {call:?} {}", self.calls, what()));
         }
-        if let Some(at) = self.failing.iter().position(|(of, left)| *of == call && *left == 0) {
+        if let Some(at) = self
+            .failing
+            .iter()
+            .position(|(of, left)| *of == call && *left == 0)
+        {
             self.failing.remove(at);
             return Err(io::Error::other(format!("injected {call:?} error")));
         }
@@ -171,7 +175,11 @@ impl State {
         }
         if self.crash_at == Some(self.calls) {
             self.dead = true;
-            return if self.chance.percent(50) { Ok(false) } else { Err(dead()) };
+            return if self.chance.percent(50) {
+                Ok(false)
+            } else {
+                Err(dead())
+            };
         }
         Ok(true)
     }
@@ -192,12 +200,19 @@ impl State {
             let names = self.names.get(&at).ok_or(io::ErrorKind::NotADirectory)?;
             at = *names.get(part).ok_or(io::ErrorKind::NotFound)?;
         }
-        if self.names.contains_key(&at) { Ok(at) } else { Err(io::ErrorKind::NotADirectory.into()) }
+        if self.names.contains_key(&at) {
+            Ok(at)
+        } else {
+            Err(io::ErrorKind::NotADirectory.into())
+        }
     }
 
     fn find(&self, path: &str) -> io::Result<Inode> {
         let (dir, name) = self.resolve(path)?;
-        self.names[&dir].get(&name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.names[&dir]
+            .get(&name)
+            .copied()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn change(&mut self, change: Change) {
@@ -206,7 +221,11 @@ impl State {
     }
 
     fn used(&self) -> u64 {
-        let named: BTreeSet<Inode> = self.names.values().flat_map(|n| n.values().copied()).collect();
+        let named: BTreeSet<Inode> = self
+            .names
+            .values()
+            .flat_map(|n| n.values().copied())
+            .collect();
         let files = self.files.iter().filter(|(inode, _)| named.contains(inode));
         files.map(|(_, file)| file.data.len() as u64).sum()
     }
@@ -274,7 +293,9 @@ impl SimDisk {
             unreadable: BTreeMap::new(),
             trace: None,
         };
-        SimDisk { state: Arc::new(Mutex::new(state)) }
+        SimDisk {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// Calls so far.
@@ -317,7 +338,9 @@ impl SimDisk {
         (state.crash_at, state.dead, state.locked) = (None, false, false);
         state.failing.clear();
         state.unreadable.clear();
-        SimDisk { state: Arc::new(Mutex::new(state)) }
+        SimDisk {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// A copy of the disk as it is now, as after the death of the process alone.
@@ -327,7 +350,9 @@ impl SimDisk {
         let mut state = old.clone();
         (state.crash_at, state.dead, state.locked) = (None, false, false);
         state.failing.clear();
-        SimDisk { state: Arc::new(Mutex::new(state)) }
+        SimDisk {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// Bytes that files may take.
@@ -357,7 +382,10 @@ impl SimDisk {
     pub fn damage(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let mut state = self.state.lock();
         let inode = state.find(path)?;
-        let file = state.files.get_mut(&inode).ok_or(io::ErrorKind::IsADirectory)?;
+        let file = state
+            .files
+            .get_mut(&inode)
+            .ok_or(io::ErrorKind::IsADirectory)?;
         change(&mut file.data);
         file.dirty.clear();
         Ok(())
@@ -382,7 +410,10 @@ impl SimDisk {
     }
 
     fn file(&self, inode: Inode) -> Arc<dyn DiskFile> {
-        Arc::new(SimFile { state: self.state.clone(), inode })
+        Arc::new(SimFile {
+            state: self.state.clone(),
+            inode,
+        })
     }
 
     fn names_call(
@@ -411,7 +442,13 @@ impl Disk for SimDisk {
             inode = state.next_inode;
             state.next_inode += 1;
             let data = vec![0; len as usize];
-            state.files.insert(inode, FileState { data, ..FileState::default() });
+            state.files.insert(
+                inode,
+                FileState {
+                    data,
+                    ..FileState::default()
+                },
+            );
             state.change(vec![(dir, name, Some(inode))]);
             Ok(())
         })?;
@@ -507,7 +544,9 @@ impl Disk for SimDisk {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         state.locked = true;
-        Ok(Box::new(Guard { state: self.state.clone() }))
+        Ok(Box::new(Guard {
+            state: self.state.clone(),
+        }))
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -573,30 +612,42 @@ impl SimFile {
 impl DiskFile for SimFile {
     fn write_at(&self, position: u64, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         let len: usize = pieces.iter().map(|piece| piece.len()).sum();
-        self.change(Call::Write, &format!("write {position}+{len}"), |state, file| {
-            let grows = (position as usize + len).saturating_sub(file.data.len()) as u64;
-            if grows > 0 && state.used() + grows > state.capacity {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            let mut at = position as usize;
-            for piece in pieces {
-                file.write(at, piece);
-                at += piece.len();
-            }
-            Ok(())
-        })
+        self.change(
+            Call::Write,
+            &format!("write {position}+{len}"),
+            |state, file| {
+                let grows = (position as usize + len).saturating_sub(file.data.len()) as u64;
+                if grows > 0 && state.used() + grows > state.capacity {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                let mut at = position as usize;
+                for piece in pieces {
+                    file.write(at, piece);
+                    at += piece.len();
+                }
+                Ok(())
+            },
+        )
     }
 
     fn write_durable(&self, position: u64, bytes: &[u8]) -> io::Result<()> {
         assert!(position.is_multiple_of(4096) && bytes.len().is_multiple_of(4096));
         assert_eq!(bytes.as_ptr().align_offset(4096), 0, "aligned memory");
-        self.change(Call::Write, &format!("write_durable {position}+{}", bytes.len()), |_, file| {
-            file.write(position as usize, bytes);
-            Ok(())
-        })?;
+        self.change(
+            Call::Write,
+            &format!("write_durable {position}+{}", bytes.len()),
+            |_, file| {
+                file.write(position as usize, bytes);
+                Ok(())
+            },
+        )?;
         self.change(Call::Sync, "its sync", |_, file| {
-            let (first, last) = (position as usize / SECTOR, (position as usize + bytes.len()) / SECTOR);
-            file.dirty.retain(|sector, _| !(first..last).contains(sector));
+            let (first, last) = (
+                position as usize / SECTOR,
+                (position as usize + bytes.len()) / SECTOR,
+            );
+            file.dirty
+                .retain(|sector, _| !(first..last).contains(sector));
             Ok(())
         })
     }
@@ -607,7 +658,10 @@ impl DiskFile for SimFile {
         if state.failing.iter().any(|(call, _)| *call == Call::Read) {
             state.begin(Call::Read, || format!("read {position}"))?;
         }
-        let file = state.files.get(&self.inode).ok_or(io::ErrorKind::NotFound)?;
+        let file = state
+            .files
+            .get(&self.inode)
+            .ok_or(io::ErrorKind::NotFound)?;
         let begin = (position as usize).min(file.data.len());
         let len = into.len().min(file.data.len() - begin);
         into[..len].copy_from_slice(&file.data[begin..begin + len]);
@@ -626,14 +680,20 @@ impl DiskFile for SimFile {
         if state.dead {
             return Err(dead());
         }
-        let file = state.files.get(&self.inode).ok_or(io::ErrorKind::NotFound)?;
+        let file = state
+            .files
+            .get(&self.inode)
+            .ok_or(io::ErrorKind::NotFound)?;
         Ok(file.data.len() as u64)
     }
 
     fn map(&self, range: Range<u64>) -> io::Result<Map> {
         let state = self.state.lock();
         self.check_readable(&state, range.clone())?;
-        let file = state.files.get(&self.inode).ok_or(io::ErrorKind::NotFound)?;
+        let file = state
+            .files
+            .get(&self.inode)
+            .ok_or(io::ErrorKind::NotFound)?;
         let end = (range.end as usize).min(file.data.len());
         let begin = (range.start as usize).min(end);
         Ok(Map::of_copy(file.data[begin..end].to_vec()))

@@ -263,7 +263,9 @@ impl StateFile {
     /// Makes what was read durable: it may have been in the page cache only.
     pub(crate) fn sync(&self, id: RaftId) -> Result<(), Error> {
         match &self.handle {
-            Some(handle) => handle.sync().map_err(|e| Error::io(&file_name(id), "sync", e)),
+            Some(handle) => handle
+                .sync()
+                .map_err(|e| Error::io(&file_name(id), "sync", e)),
             None => Ok(()),
         }
     }

@@ -478,7 +478,9 @@ fn begin_journal(
     for file in found.files {
         if file.capacity < journal::FIRST_FILE_BYTES {
             // Cut by somebody: what it held is replayed, and no block may fit into what is left.
-            let removed = disk.remove(&file.name).and_then(|()| disk.sync_dir(journal::JOURNAL_DIR));
+            let removed = disk
+                .remove(&file.name)
+                .and_then(|()| disk.sync_dir(journal::JOURNAL_DIR));
             removed.map_err(|e| Error::io(&file.name, "remove", e))?;
             continue;
         }

@@ -224,14 +224,22 @@ enum Way {
 }
 
 fn ways(shared: &Shared, requests: &[Request]) -> BTreeMap<RaftId, Way> {
-    let sizes = requests.iter().map(|request| (request.log.id, request.bytes()));
+    let sizes = requests
+        .iter()
+        .map(|request| (request.log.id, request.bytes()));
     let direct = direct_logs(sizes, shared.options.direct_sync_bytes);
     let mut ways: BTreeMap<RaftId, Way> = direct
         .into_iter()
         .map(|(id, direct)| (id, if direct { Way::Held } else { Way::Framed }))
         .collect();
-    for request in requests.iter().filter(|request| matches!(request.work, Work::Words(_))) {
-        if let Some(way) = ways.get_mut(&request.log.id).filter(|way| **way == Way::Held) {
+    for request in requests
+        .iter()
+        .filter(|request| matches!(request.work, Work::Words(_)))
+    {
+        if let Some(way) = ways
+            .get_mut(&request.log.id)
+            .filter(|way| **way == Way::Held)
+        {
             *way = Way::Early;
         }
     }

@@ -36,7 +36,11 @@ fn check(seed: u64, call: u64, disk: &SimDisk, mut run: Run) {
         eprintln!("{line}");
     }
     let keep = [0, 50, 100][chance.below(3) as usize];
-    let mut disk = if chance.percent(20) { disk.kill() } else { disk.crash(keep) };
+    let mut disk = if chance.percent(20) {
+        disk.kill()
+    } else {
+        disk.crash(keep)
+    };
     // Recovery itself dies now and then.
     while chance.percent(50) {
         disk.crash_at(disk.calls() + 1 + chance.below(30));
@@ -50,7 +54,8 @@ fn check(seed: u64, call: u64, disk: &SimDisk, mut run: Run) {
     run.model.check_recovered(&store);
     run.chance = chance.clone();
     run.next_id += 1000;
-    run.work(&store, 25).unwrap_or_else(|error| panic!("after recovery: {error}"));
+    run.work(&store, 25)
+        .unwrap_or_else(|error| panic!("after recovery: {error}"));
     for line in disk.trace() {
         eprintln!("{line}");
     }
@@ -64,7 +69,9 @@ fn enumerate(seed: u64) {
     let (disk, run) = work_until_crash(seed, None);
     let calls = disk.calls();
     check(seed, 0, &disk, run);
-    let only: Option<u64> = std::env::var("AQUEDUCT_CALL").ok().and_then(|call| call.parse().ok());
+    let only: Option<u64> = std::env::var("AQUEDUCT_CALL")
+        .ok()
+        .and_then(|call| call.parse().ok());
     for call in (1..=calls).filter(|call| only.is_none_or(|only| only == *call)) {
         let outcome = std::panic::catch_unwind(|| {
             let (disk, run) = work_until_crash(seed, Some(call));

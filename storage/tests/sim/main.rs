@@ -10,7 +10,10 @@ mod work;
 
 /// Seeds of a test: the one that is asked for, or this many.
 fn seeds(count: u64) -> Vec<u64> {
-    match std::env::var("AQUEDUCT_SEED").ok().and_then(|seed| seed.parse().ok()) {
+    match std::env::var("AQUEDUCT_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+    {
         Some(seed) => vec![seed],
         None => (1..=count).collect(),
     }

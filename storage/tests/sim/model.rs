@@ -64,7 +64,10 @@ pub(crate) struct LogModel {
 
 impl LogModel {
     pub(crate) fn last(&self) -> Option<EntryId> {
-        self.entries.last().map(|entry| entry.new.id).or(self.purged)
+        self.entries
+            .last()
+            .map(|entry| entry.new.id)
+            .or(self.purged)
     }
 
     pub(crate) fn next_index(&self) -> u64 {
@@ -79,13 +82,20 @@ impl LogModel {
     fn offset_after(&self, last: Option<u64>) -> u64 {
         match last.and_then(|last| self.entry(last)) {
             Some(entry) => entry.base_offset + entry.offsets,
-            None => self.entries.first().map_or(self.next_offset, |entry| entry.base_offset),
+            None => self
+                .entries
+                .first()
+                .map_or(self.next_offset, |entry| entry.base_offset),
         }
     }
 
     pub(crate) fn new_entry(&mut self, chance: &mut Chance, size: usize) -> NewEntry {
         let index = self.next_index();
-        let id = EntryId { term: self.term, leader: 3, index };
+        let id = EntryId {
+            term: self.term,
+            leader: 3,
+            index,
+        };
         let kind = match chance.below(6) {
             0 => Kind::Command,
             1 => Kind::Blank,
@@ -99,19 +109,35 @@ impl LogModel {
             offsets = 1 + chance.below(3);
             let mut builder = BatchBuilder::new(Compression::None);
             for _ in 0..offsets {
-                let value: Vec<u8> = (0..size / 8).flat_map(|_| chance.next().to_le_bytes()).collect();
+                let value: Vec<u8> = (0..size / 8)
+                    .flat_map(|_| chance.next().to_le_bytes())
+                    .collect();
                 builder.push(index as i64, None, Some(&value), &[]);
             }
             payload = builder.finish().unwrap();
         }
         let flags = chance.below(256) as u8;
-        let new = Plain { id, kind, flags, payload: payload.clone() };
-        self.entries.push(ModelEntry { new, base_offset: self.next_offset, offsets });
+        let new = Plain {
+            id,
+            kind,
+            flags,
+            payload: payload.clone(),
+        };
+        self.entries.push(ModelEntry {
+            new,
+            base_offset: self.next_offset,
+            offsets,
+        });
         if self.entries.len() == 1 {
             self.start = index;
         }
         self.next_offset += offsets;
-        NewEntry { id, kind, flags, payload }
+        NewEntry {
+            id,
+            kind,
+            flags,
+            payload,
+        }
     }
 
     pub(crate) fn cut(&mut self, last: Option<u64>) {
@@ -124,7 +150,8 @@ impl LogModel {
         self.next_offset = next_offset;
         let mut acks = self.acks.lock();
         acks.index = acks.index.min(last);
-        self.saved.retain(|boundary, _| *boundary <= last.map_or(0, |last| last + 1));
+        self.saved
+            .retain(|boundary, _| *boundary <= last.map_or(0, |last| last + 1));
     }
 
     pub(crate) fn purge(&mut self, upto: EntryId) {
@@ -162,7 +189,11 @@ impl LogModel {
     pub(crate) fn check_contents(&self, log: &Log) {
         if !self.entries.is_empty() {
             assert_eq!(log.first_index(), self.start, "first index");
-            assert_eq!(log.first_offset(), self.entries[0].base_offset, "first offset");
+            assert_eq!(
+                log.first_offset(),
+                self.entries[0].base_offset,
+                "first offset"
+            );
         }
         let mut read = Vec::new();
         let mut from = self.start;
@@ -176,8 +207,15 @@ impl LogModel {
         let mut batches = Vec::new();
         for (entry, expected) in read.iter().zip(&self.entries) {
             let new = &expected.new;
-            assert_eq!((entry.id, entry.kind, entry.flags), (new.id, new.kind, new.flags));
-            assert_eq!(entry.base_offset, expected.base_offset, "base offset of {:?}", new.id);
+            assert_eq!(
+                (entry.id, entry.kind, entry.flags),
+                (new.id, new.kind, new.flags)
+            );
+            assert_eq!(
+                entry.base_offset, expected.base_offset,
+                "base offset of {:?}",
+                new.id
+            );
             let skip = if new.kind == Kind::Batch { 16 } else { 0 };
             assert!(
                 entry.payload[skip..] == new.payload[skip..],
@@ -222,7 +260,10 @@ impl LogModel {
                 self.install(checkpoint.last, next_offset);
                 self.snapshot = Some(checkpoint.last);
                 self.saved.clear();
-                self.saved.insert(checkpoint.last.index + 1, (checkpoint.last, checkpoint.state));
+                self.saved.insert(
+                    checkpoint.last.index + 1,
+                    (checkpoint.last, checkpoint.state),
+                );
             }
             Some(InFlight::Purge(upto)) if log.purged_id() == Some(upto) => self.purge(upto),
             Some(InFlight::Snapshot(id)) if log.snapshot().unwrap().map(|c| c.last) == Some(id) => {
@@ -237,8 +278,14 @@ impl LogModel {
         assert_eq!(log.purged_id(), self.purged, "purged");
         let required = self.acks.lock().index;
         let found = last.map(|last| last.index);
-        assert!(found >= required, "acknowledged {required:?}, found {found:?}");
-        assert!(found <= self.last().map(|last| last.index), "found {found:?} that was never there");
+        assert!(
+            found >= required,
+            "acknowledged {required:?}, found {found:?}"
+        );
+        assert!(
+            found <= self.last().map(|last| last.index),
+            "found {found:?} that was never there"
+        );
         if found != self.last().map(|last| last.index) {
             self.cut(found);
         }
@@ -253,10 +300,19 @@ impl LogModel {
     fn check_votes(&mut self, log: &Log) {
         let acked = self.acks.lock().votes;
         let found = log.vote();
-        let at = self.votes.iter().rposition(|vote| Some(vote) == found.as_ref());
+        let at = self
+            .votes
+            .iter()
+            .rposition(|vote| Some(vote) == found.as_ref());
         let number = at.map_or(0, |at| at + 1);
-        assert!(found.is_none() || at.is_some(), "a vote that was never cast");
-        assert!(number >= acked, "vote {acked} was acknowledged, {number} was found");
+        assert!(
+            found.is_none() || at.is_some(),
+            "a vote that was never cast"
+        );
+        assert!(
+            number >= acked,
+            "vote {acked} was acknowledged, {number} was found"
+        );
         self.votes.truncate(number);
         self.acks.lock().votes = number;
     }
@@ -264,11 +320,19 @@ impl LogModel {
     fn check_checkpoints(&self, log: &Log) {
         if let Some(found) = log.newest_checkpoint().unwrap() {
             let known = self.saved.get(&(found.last.index + 1));
-            assert_eq!(known, Some(&(found.last, found.state.clone())), "checkpoint");
+            assert_eq!(
+                known,
+                Some(&(found.last, found.state.clone())),
+                "checkpoint"
+            );
             assert!(Some(found.last.index) <= log.last_id().map(|last| last.index));
         }
         let snapshot = log.snapshot().unwrap();
-        assert_eq!(snapshot.map(|snapshot| snapshot.last), self.snapshot, "snapshot");
+        assert_eq!(
+            snapshot.map(|snapshot| snapshot.last),
+            self.snapshot,
+            "snapshot"
+        );
     }
 }
 
@@ -285,7 +349,10 @@ impl Model {
             let may_be_gone = model.removed || matches!(model.in_flight, Some(InFlight::Remove));
             let is_there = found.contains(id);
             assert!(is_there || may_be_gone, "log {id} is gone");
-            assert!(!(is_there && model.removed), "log {id} was removed and is back");
+            assert!(
+                !(is_there && model.removed),
+                "log {id} was removed and is back"
+            );
             is_there
         });
         for id in found {

@@ -32,7 +32,12 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn new(seed: u64) -> Run {
         let verbose = std::env::var("AQUEDUCT_VERBOSE").is_ok();
-        Run { chance: Chance::new(seed), model: Model::default(), next_id: 1, verbose }
+        Run {
+            chance: Chance::new(seed),
+            model: Model::default(),
+            next_id: 1,
+            verbose,
+        }
     }
 
     /// Does `steps` random things; ends early with the error of a dead disk.
@@ -44,8 +49,13 @@ impl Run {
     }
 
     fn step(&mut self, store: &Store) -> Result<(), Error> {
-        let ids: Vec<u64> =
-            self.model.logs.iter().filter(|(_, m)| !m.removed).map(|(id, _)| *id).collect();
+        let ids: Vec<u64> = self
+            .model
+            .logs
+            .iter()
+            .filter(|(_, m)| !m.removed)
+            .map(|(id, _)| *id)
+            .collect();
         if ids.is_empty() || (ids.len() < 4 && self.chance.percent(4)) {
             return self.create(store);
         }
@@ -96,7 +106,10 @@ impl Run {
         let id = self.next_id;
         self.next_id += 1;
         store.create_logs(&[id])?;
-        let mut model = LogModel { term: 1, ..LogModel::default() };
+        let mut model = LogModel {
+            term: 1,
+            ..LogModel::default()
+        };
         if self.chance.percent(30) {
             model.start = self.chance.below(1000);
         }
@@ -115,7 +128,10 @@ fn append(model: &mut LogModel, log: &Log, chance: &mut Chance) -> Result<(), Er
     let entries: Vec<_> = (0..count).map(|_| model.new_entry(chance, size)).collect();
     let last = entries.last().map(|entry| entry.id.index);
     let acks = model.acks.clone();
-    let total: u64 = entries.iter().map(|e| aqueduct_storage::stored_len(e.payload.len())).sum();
+    let total: u64 = entries
+        .iter()
+        .map(|e| aqueduct_storage::stored_len(e.payload.len()))
+        .sum();
     if chance.percent(30) {
         log.reserve(total)?;
     }
@@ -127,7 +143,10 @@ fn append(model: &mut LogModel, log: &Log, chance: &mut Chance) -> Result<(), Er
         }
     };
     let bases = log.append(entries, Box::new(done))?;
-    let expected: Vec<u64> = model.entries[from..].iter().map(|e| e.base_offset).collect();
+    let expected: Vec<u64> = model.entries[from..]
+        .iter()
+        .map(|e| e.base_offset)
+        .collect();
     assert_eq!(bases, expected);
     Ok(())
 }
@@ -158,8 +177,14 @@ fn state_of(id: EntryId, chance: &mut Chance) -> Bytes {
 
 /// A checkpoint at a boundary, as the broker makes them: entry before a segment's first.
 fn checkpoint(model: &mut LogModel, log: &Log, chance: &mut Chance) {
-    let begins: Vec<u64> = log.segments().iter().map(|segment| segment.first_index).collect();
-    let known = begins.iter().filter_map(|first| model.entry(first.checked_sub(1)?));
+    let begins: Vec<u64> = log
+        .segments()
+        .iter()
+        .map(|segment| segment.first_index)
+        .collect();
+    let known = begins
+        .iter()
+        .filter_map(|first| model.entry(first.checked_sub(1)?));
     let known: Vec<EntryId> = known.map(|entry| entry.new.id).collect();
     if known.is_empty() {
         return;
@@ -203,7 +228,10 @@ fn set_snapshot(model: &mut LogModel, log: &Log, chance: &mut Chance) -> Result<
 }
 
 fn truncate(model: &mut LogModel, log: &Log, chance: &mut Chance) -> Result<(), Error> {
-    let floor = model.snapshot.map(|id| id.index).max(model.purged.map(|id| id.index));
+    let floor = model
+        .snapshot
+        .map(|id| id.index)
+        .max(model.purged.map(|id| id.index));
     let newest = model.last().map(|last| last.index);
     let Some(newest) = newest else { return Ok(()) };
     let to = match floor {
@@ -241,10 +269,17 @@ fn purge(model: &mut LogModel, log: &Log, chance: &mut Chance) -> Result<(), Err
 fn install(model: &mut LogModel, log: &Log, chance: &mut Chance) -> Result<(), Error> {
     let index = model.next_index() + chance.below(10);
     model.term += 1;
-    let last = EntryId { term: model.term, leader: 9, index };
+    let last = EntryId {
+        term: model.term,
+        leader: 9,
+        index,
+    };
     let state = state_of(last, chance);
     let next_offset = model.next_offset + chance.below(100);
-    let checkpoint = Checkpoint { last, state: state.clone() };
+    let checkpoint = Checkpoint {
+        last,
+        state: state.clone(),
+    };
     model.in_flight = Some(InFlight::Install(checkpoint.clone(), next_offset));
     log.install(checkpoint, next_offset)?;
     model.in_flight = None;
