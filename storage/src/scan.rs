@@ -249,30 +249,9 @@ fn scan_segment(
     progress: &mut Progress,
 ) -> Result<bool, Error> {
     let segment = &known.living[at].segment;
-    let header = &segment.header;
     let limit = known.limit(at);
-    let continues = header.first_index == progress.expected
-        && header.base_offset == progress.next_offset
-        && (progress.last.is_none() || header.previous == progress.last);
-    if !continues {
-        let evidence = evidence_from(known, at)?.max(known.outer_evidence());
-        if evidence < Some(progress.expected) {
-            return Ok(cut(scan, progress));
-        }
-        let why = "does not continue the segment before";
-        let last = header.first_index.checked_sub(1);
-        let name = segment.name();
-        scan.damage.push(damage(
-            progress.expected,
-            last,
-            progress.next_offset,
-            &name,
-            0,
-            why,
-        ));
-        progress.expected = header.first_index;
-        progress.next_offset = header.base_offset;
-        progress.last = header.previous;
+    if !enter(scan, known, at, progress)? {
+        return Ok(false);
     }
     let mut sparse = SparseIndex::new(FIRST_ENTRY);
     let mut walker = Walker::new(segment, FIRST_ENTRY, segment.file.capacity, CHUNK);
@@ -339,6 +318,41 @@ fn check_cut(scan: &mut Scan, known: &Known<'_>, at: usize, progress: &Progress)
         scan.damage
             .push(damage(keep.index, Some(keep.index), offset, &name, 0, why));
     }
+}
+
+/// Checks that a segment continues what stands before it; false if the log is cut before it.
+fn enter(
+    scan: &mut Scan,
+    known: &Known<'_>,
+    at: usize,
+    progress: &mut Progress,
+) -> Result<bool, Error> {
+    let segment = &known.living[at].segment;
+    let header = &segment.header;
+    let continues = header.first_index == progress.expected
+        && header.base_offset == progress.next_offset
+        && (progress.last.is_none() || header.previous == progress.last);
+    if !continues {
+        let evidence = evidence_from(known, at)?.max(known.outer_evidence());
+        if evidence < Some(progress.expected) {
+            return Ok(cut(scan, progress));
+        }
+        let why = "does not continue the segment before";
+        let last = header.first_index.checked_sub(1);
+        let name = segment.name();
+        scan.damage.push(damage(
+            progress.expected,
+            last,
+            progress.next_offset,
+            &name,
+            0,
+            why,
+        ));
+        progress.expected = header.first_index;
+        progress.next_offset = header.base_offset;
+        progress.last = header.previous;
+    }
+    Ok(true)
 }
 
 fn fits(header: &Header, progress: &Progress) -> bool {

@@ -35,7 +35,7 @@ impl Chance {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -45,7 +45,7 @@ impl Chance {
 
     /// A number below `bound` (which is not 0).
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.number() % bound
     }
 
     /// True in `percent` of 100 cases.
@@ -555,7 +555,7 @@ impl Disk for SimDisk {
     }
 
     fn random(&self) -> u64 {
-        self.state.lock().chance.next()
+        self.state.lock().chance.number()
     }
 
     fn now(&self) -> Duration {

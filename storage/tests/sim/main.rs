@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod crash;
+mod faults;
 mod model;
 mod work;
 

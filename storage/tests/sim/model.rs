@@ -104,13 +104,13 @@ impl LogModel {
         let mut payload = Bytes::new();
         let mut offsets = 0;
         if kind == Kind::Command {
-            payload = Bytes::from(vec![chance.next() as u8; size]);
+            payload = Bytes::from(vec![chance.number() as u8; size]);
         } else if kind == Kind::Batch {
             offsets = 1 + chance.below(3);
             let mut builder = BatchBuilder::new(Compression::None);
             for _ in 0..offsets {
                 let value: Vec<u8> = (0..size / 8)
-                    .flat_map(|_| chance.next().to_le_bytes())
+                    .flat_map(|_| chance.number().to_le_bytes())
                     .collect();
                 builder.push(index as i64, None, Some(&value), &[]);
             }

@@ -153,7 +153,7 @@ fn append(model: &mut LogModel, log: &Log, chance: &mut Chance) -> Result<(), Er
 
 fn vote(model: &mut LogModel, log: &Log, chance: &mut Chance) -> Result<(), Error> {
     let mut vote = vec![0; 8 + chance.below(121) as usize];
-    vote[..8].copy_from_slice(&chance.next().to_le_bytes());
+    vote[..8].copy_from_slice(&chance.number().to_le_bytes());
     let vote = Bytes::from(vote);
     model.votes.push(vote.clone());
     let (acks, number) = (model.acks.clone(), model.votes.len());
