@@ -50,7 +50,7 @@ fn append(log: &Log, index: u64, payload: &Bytes, done: &mpsc::Sender<()>) {
 
 /// Keeps one log within its bounds: forgets all but the newest entries now and then.
 fn trim(log: &Log, index: u64) {
-    if index % 4_096 == 0 {
+    if index.is_multiple_of(4_096) {
         log.purge(EntryId {
             term: 1,
             leader: 1,
