@@ -176,7 +176,10 @@ impl Refusal {
     }
 
     /// The facts of the refusal, by name.
-    #[expect(clippy::too_many_lines, reason = "one table, a line or two for each refusal")]
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one table, a line or two for each refusal"
+    )]
     pub fn facts(&self) -> Vec<(&'static str, String)> {
         match self {
             Refusal::TopicNotFound {
