@@ -51,8 +51,8 @@ pub(crate) const JOURNAL_DIR: &str = "journal";
 pub(crate) const FIRST_FILE_BYTES: u64 = 2 << 20;
 /// Frames are closed when they reach this size.
 pub(crate) const FRAME_BYTES: usize = 1 << 20;
-/// Journal files at most.
-const MAX_FILES: usize = 4;
+/// Full-sized journal files at most.
+const MAX_FILES: usize = 3;
 
 const MAGIC: &[u8; 8] = b"AQDJRN01";
 const FILE_HEADER: usize = 32;
@@ -227,11 +227,14 @@ pub(crate) struct Journal {
     next_sequence: u64,
     next_name: u64,
     files: usize,
+    /// A file of at least this many bytes is a full-sized one; a smaller one is for the start.
+    file_bytes: u64,
+    full_sized: usize,
 }
 
 impl Journal {
     /// Takes over the files that recovery has read and reset.
-    pub(crate) fn new(disk: Arc<dyn Disk>, found: &Found) -> Journal {
+    pub(crate) fn new(disk: Arc<dyn Disk>, found: &Found, file_bytes: u64) -> Journal {
         Journal {
             disk,
             active: None,
@@ -240,6 +243,8 @@ impl Journal {
             next_sequence: found.next_sequence,
             next_name: found.next_name,
             files: 0,
+            file_bytes,
+            full_sized: 0,
         }
     }
 
@@ -252,6 +257,7 @@ impl Journal {
     ) -> Result<(), Error> {
         let file = self.begin_use(handle, name, capacity)?;
         self.files += 1;
+        self.full_sized += usize::from(file.capacity >= self.file_bytes);
         self.make_ready(file);
         Ok(())
     }
@@ -321,7 +327,15 @@ impl Journal {
                 self.full.push_back(Full(file));
             }
         }
-        self.active = self.ready.pop();
+        // The largest: a small file would have its segments synced again after a moment.
+        let largest = self
+            .ready
+            .iter()
+            .enumerate()
+            .max_by_key(|(_, file)| file.capacity);
+        self.active = largest
+            .map(|(at, _)| at)
+            .map(|at| self.ready.swap_remove(at));
     }
 
     /// The oldest file that waits for its drain. It stays ours until `recycle`.
@@ -347,8 +361,9 @@ impl Journal {
     /// Whether another file should be prepared before the active one is full.
     pub(crate) fn wants_file(&self) -> bool {
         let half_full = |file: &JournalFile| file.position * 2 > file.capacity;
-        self.files < MAX_FILES
-            && self.ready.is_empty()
+        let is_full_sized = |file: &JournalFile| file.capacity >= self.file_bytes;
+        self.full_sized < MAX_FILES
+            && !self.ready.iter().any(is_full_sized)
             && self.active.as_ref().is_none_or(half_full)
     }
 

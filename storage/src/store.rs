@@ -252,7 +252,7 @@ impl Store {
         if clean {
             node::forget_clean(disk.as_ref())?;
         }
-        let journal = begin_journal(&disk, &pool, found)?;
+        let journal = begin_journal(&disk, &pool, found, options.journal_file_bytes)?;
         let shared = Arc::new(Shared {
             disk,
             options,
@@ -473,8 +473,9 @@ fn begin_journal(
     disk: &Arc<dyn Disk>,
     pool: &Arc<Pool>,
     found: journal::Found,
+    file_bytes: u64,
 ) -> Result<Journal, Error> {
-    let mut journal = Journal::new(disk.clone(), &found);
+    let mut journal = Journal::new(disk.clone(), &found, file_bytes);
     for file in found.files {
         if file.capacity < journal::FIRST_FILE_BYTES {
             // Cut by somebody: what it held is replayed, and no block may fit into what is left.
