@@ -73,7 +73,7 @@ impl Default for StoreOptions {
             journal_file_bytes: 64 << 20,
             first_segment_bytes: 1 << 20,
             max_segment_bytes: 128 << 20,
-            direct_sync_bytes: 256 << 10,
+            direct_sync_bytes: 512 << 10,
             hot_bytes: 64 << 20,
             min_free_bytes: 64 << 20,
             max_total_bytes: None,
