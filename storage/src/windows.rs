@@ -56,6 +56,17 @@ impl Window {
     }
 }
 
+impl Window {
+    /// What the window costs: the pages that readers may have touched, which grow with what is
+    /// published in it.
+    fn weight(&self, published: u64) -> u64 {
+        let len = self.bytes.len() as u64;
+        published
+            .saturating_sub(self.start)
+            .clamp(LEAST, len + LEAST)
+    }
+}
+
 struct Kept {
     window: Window,
     weight: u64,
@@ -67,6 +78,37 @@ struct Cache {
     windows: BTreeMap<(u64, u64), Kept>,
     weight: u64,
     clock: u64,
+}
+
+impl Cache {
+    /// A window that is kept and good for what is published now. Its weight is taken anew: a
+    /// reader that follows the end of a log maps a window when little is in it.
+    fn find(&mut self, key: (u64, u64), published: u64) -> Option<Window> {
+        self.clock += 1;
+        let kept = self.windows.get_mut(&key)?;
+        if kept.window.filled_to < published {
+            return None;
+        }
+        let window = kept.window.clone();
+        let weight = window.weight(published);
+        self.weight = self.weight - kept.weight + weight;
+        (kept.weight, kept.used) = (weight, self.clock);
+        self.shrink();
+        Some(window)
+    }
+
+    /// Lets go of the windows that were not used for longest, down to the budget.
+    fn shrink(&mut self) {
+        while self.weight > BUDGET && self.windows.len() > 1 {
+            let oldest = self.windows.iter().min_by_key(|(_, kept)| kept.used);
+            let Some(oldest) = oldest.map(|(key, _)| *key) else {
+                break;
+            };
+            if let Some(gone) = self.windows.remove(&oldest) {
+                self.weight -= gone.weight;
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -84,15 +126,8 @@ impl Windows {
     ) -> Result<Window, Error> {
         let number = position / STRIDE;
         let key = (segment.header.salt, number);
-        {
-            let mut cache = self.cache.lock();
-            cache.clock += 1;
-            let clock = cache.clock;
-            let kept = cache.windows.get_mut(&key);
-            if let Some(kept) = kept.filter(|kept| kept.window.filled_to >= published) {
-                kept.used = clock;
-                return Ok(kept.window.clone());
-            }
+        if let Some(window) = self.cache.lock().find(key, published) {
+            return Ok(window);
         }
         let start = number * STRIDE;
         let end = (start + STRIDE + OVERLAP).min(segment.file.capacity);
@@ -108,9 +143,7 @@ impl Windows {
             start,
             filled_to,
         };
-        let weight = published
-            .saturating_sub(start)
-            .clamp(LEAST, end - start + LEAST);
+        let weight = window.weight(published);
         self.keep(key, window.clone(), weight);
         Ok(window)
     }
@@ -129,15 +162,7 @@ impl Windows {
             cache.weight -= old.weight;
         }
         cache.weight += weight;
-        while cache.weight > BUDGET && cache.windows.len() > 1 {
-            let oldest = cache.windows.iter().min_by_key(|(_, kept)| kept.used);
-            let Some(oldest) = oldest.map(|(key, _)| *key) else {
-                break;
-            };
-            if let Some(gone) = cache.windows.remove(&oldest) {
-                cache.weight -= gone.weight;
-            }
-        }
+        cache.shrink();
     }
 
     /// Lets go of all windows of a file that is retired.
@@ -158,5 +183,35 @@ impl Windows {
     /// Lets go of everything.
     pub(crate) fn clear(&self) {
         *self.cache.lock() = Cache::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static LONG: [u8; (STRIDE + OVERLAP) as usize] = [0; (STRIDE + OVERLAP) as usize];
+
+    /// A reader at the end of a log maps each window when next to nothing is in it, and reads on
+    /// in it until it is full. Its full weight must count, or resident memory follows the log.
+    #[test]
+    fn windows_that_fill_up_while_they_are_kept_stay_within_the_budget() {
+        let windows = Windows::default();
+        for number in 0..100 {
+            let start = number * STRIDE;
+            let window = Window {
+                bytes: Bytes::from_static(&LONG),
+                start,
+                filled_to: u64::MAX,
+            };
+            let weight = window.weight(start + 1);
+            windows.keep((1, number), window, weight);
+            let full = start + STRIDE + OVERLAP;
+            assert!(windows.cache.lock().find((1, number), full).is_some());
+            let cache = windows.cache.lock();
+            let mapped: u64 = cache.windows.values().map(|kept| kept.weight).sum();
+            assert_eq!(mapped, cache.weight);
+            assert!(mapped <= BUDGET, "{} windows are kept", cache.windows.len());
+        }
     }
 }
