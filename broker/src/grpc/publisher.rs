@@ -53,9 +53,10 @@ enum InFlight {
         request: u64,
         pending: PendingBatch,
     },
+    /// The same, refused before they were handed over.
     RefusedMessages {
-        request: u64,
-        count: usize,
+        first: u64,
+        counts: Vec<usize>,
         refusal: Refusal,
     },
     RefusedBatch {
@@ -170,12 +171,15 @@ impl InFlight {
                 ))]
             }
             InFlight::RefusedMessages {
-                request,
-                count,
+                first,
+                counts,
                 refusal,
             } => {
                 let refused = encode_result((0, Err(refusal)));
-                vec![Ok(results(request, vec![refused; count.max(1)]))]
+                let answer = |(count, request): (usize, u64)| {
+                    Ok(results(request, vec![refused.clone(); count.max(1)]))
+                };
+                counts.into_iter().zip(first..).map(answer).collect()
             }
             InFlight::RefusedBatch {
                 request,
@@ -261,7 +265,14 @@ impl Intake {
         let (expected, mut counts) = (first.expected_offset, vec![first.messages.len()]);
         let mut messages = match decode_messages(first.messages) {
             Ok(messages) => messages,
-            Err(refusal) => return self.refuse_messages(request, &counts, refusal),
+            Err(refusal) => {
+                self.number += 1;
+                return InFlight::RefusedMessages {
+                    first: request,
+                    counts,
+                    refusal,
+                };
+            }
         };
         if expected.is_none() {
             self.take_more(&topic, &mut messages, &mut counts);
@@ -277,34 +288,11 @@ impl Intake {
                 counts,
                 pending,
             },
-            Err(refusal) => {
-                // Requests taken together are refused together, one answer each.
-                for (count, request) in counts[1..].iter().zip(request + 1..) {
-                    let refused = InFlight::RefusedMessages {
-                        request: request - 1,
-                        count: *count,
-                        refusal: refusal.clone(),
-                    };
-                    if self.in_flight.send(refused).await.is_err() {
-                        break;
-                    }
-                }
-                let (last, count) = (request + counts.len() as u64 - 1, counts[counts.len() - 1]);
-                InFlight::RefusedMessages {
-                    request: last,
-                    count,
-                    refusal,
-                }
-            }
-        }
-    }
-
-    fn refuse_messages(&mut self, request: u64, counts: &[usize], refusal: Refusal) -> InFlight {
-        self.number += 1;
-        InFlight::RefusedMessages {
-            request,
-            count: counts[0],
-            refusal,
+            Err(refusal) => InFlight::RefusedMessages {
+                first: request,
+                counts,
+                refusal,
+            },
         }
     }
 
@@ -437,5 +425,32 @@ impl v1::publisher_server::Publisher for Publisher {
             epoch: producer.epoch,
             partitions: positions.into_iter().map(position).collect(),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_taken_together_are_refused_one_by_one() {
+        let refused = InFlight::RefusedMessages {
+            first: 7,
+            counts: vec![2, 0, 3],
+            refusal: Refusal::Draining,
+        };
+        let answers = refused.answers().await;
+        let shape: Vec<(u64, usize)> = answers
+            .into_iter()
+            .map(|answer| match answer.unwrap() {
+                PublishStreamResponse {
+                    request,
+                    kind: Some(publish_stream_response::Kind::Results(results)),
+                } => (request, results.results.len()),
+                other => panic!("not results: {other:?}"),
+            })
+            .collect();
+        assert_eq!(shape, [(7, 2), (8, 1), (9, 3)]);
     }
 }
