@@ -221,11 +221,12 @@ impl Owner {
         let reserved = stored_bound(records);
         self.reserve(reserved)?;
         let append_time = self.shared.config.load().append_time;
-        if self
-            .open
-            .as_ref()
-            .is_some_and(|open| open.is_append_time() != append_time)
-        {
+        // What is gathered by now goes first if it is of another kind, or if both together would
+        // make a batch that is larger than a client may have to take.
+        if self.open.as_ref().is_some_and(|open| {
+            open.is_append_time() != append_time
+                || open.bytes() as u64 + reserved > BATCH_BYTES as u64
+        }) {
             self.flush().await;
         }
         let now_ms = clock::now_ms();
