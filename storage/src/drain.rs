@@ -23,6 +23,8 @@ pub(crate) enum Job {
     Journal,
     /// Create another journal file.
     MoreJournal,
+    /// Sync a segment up to a position that the journal covers already.
+    SyncAhead(Arc<LogInner>, Arc<Segment>, u64),
     /// Make the next segment of a log ready.
     Prepare(Arc<LogInner>),
     /// Write the sparse index of a segment that takes no more entries.
@@ -142,6 +144,7 @@ fn perform(shared: &Shared, job: Job) {
     let outcome = match job {
         Job::Journal => drain_full(shared),
         Job::MoreJournal => more_journal(shared),
+        Job::SyncAhead(log, segment, end) => log.sync_ahead(&segment, end),
         Job::Prepare(log) => log.prepare_next(),
         Job::Seal(log, segment) => log.write_index(&segment),
         Job::Checkpoints(log) => log.write_checkpoints(),

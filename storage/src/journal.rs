@@ -404,6 +404,8 @@ pub(crate) fn create_file(
             let len = (bytes - at).min(zeros.len() as u64) as usize;
             handle.write_at(at, &[std::io::IoSlice::new(&zeros[..len])])?;
             at += len as u64;
+            // Step by step, so that nobody's journal write waits behind the whole file.
+            handle.sync()?;
         }
         write_file_header(handle.as_ref(), 0, 0)?;
         handle.sync()?;

@@ -271,6 +271,14 @@ impl LogInner {
         Ok(())
     }
 
+    /// Syncs what the journal covers already, so that its drain finds little to do.
+    pub(crate) fn sync_ahead(&self, segment: &Segment, end: u64) -> Result<(), Error> {
+        if self.is_removed() {
+            return Ok(());
+        }
+        self.sync_segment(segment, end)
+    }
+
     pub(crate) fn sync_dir(&self) -> Result<(), Error> {
         let dir = self.dir();
         match self.shared.disk.sync_dir(&dir) {

@@ -189,6 +189,8 @@ pub(crate) struct Segment {
     pub(crate) journaled: AtomicBool,
     /// Everything below this position is durable in the file itself.
     pub(crate) synced_to: AtomicU64,
+    /// End of what the background was asked to sync ahead of the journal's drain.
+    pub(crate) asked_to: AtomicU64,
     pub(crate) index: Mutex<IndexSlot>,
 }
 
@@ -200,6 +202,7 @@ impl Segment {
             anchored: AtomicBool::new(false),
             journaled: AtomicBool::new(false),
             synced_to: AtomicU64::new(0),
+            asked_to: AtomicU64::new(0),
             index: Mutex::new(index),
         }
     }

@@ -53,6 +53,8 @@ pub struct StoreOptions {
     pub max_segment_bytes: u64,
     /// From this many waiting bytes of one log on, its segment is synced directly.
     pub direct_sync_bytes: u64,
+    /// A segment is synced in the background each time the journal has taken this many bytes of it.
+    pub sync_ahead_bytes: u64,
     /// Reads within this many bytes of the end are served from the map.
     pub hot_bytes: u64,
     /// Space of the file system that is never used, in bytes.
@@ -74,6 +76,7 @@ impl Default for StoreOptions {
             first_segment_bytes: 1 << 20,
             max_segment_bytes: 128 << 20,
             direct_sync_bytes: 512 << 10,
+            sync_ahead_bytes: 1 << 20,
             hot_bytes: 64 << 20,
             min_free_bytes: 64 << 20,
             max_total_bytes: None,

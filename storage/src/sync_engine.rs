@@ -270,12 +270,14 @@ fn sync_round(shared: &Shared, requests: Vec<Request>) -> Result<(), Error> {
         framed.push(request);
         if frame.len() >= FRAME_BYTES {
             outcome = outcome.and_then(|()| flush(shared, &mut frame, &framed));
+            ask_ahead(shared, &framed);
             complete(shared, std::mem::take(&mut framed), &outcome);
             frame.clear();
         }
     }
     if !frame.is_empty() {
         outcome = outcome.and_then(|()| flush(shared, &mut frame, &framed));
+        ask_ahead(shared, &framed);
     }
     frame.clear();
     complete(shared, framed, &outcome);
@@ -347,6 +349,30 @@ fn flush(shared: &Shared, frame: &mut Frame, framed: &[Request]) -> Result<(), E
         drain::make_room(shared)?;
     }
     Ok(())
+}
+
+/// Asks the background to sync segments in small steps, long before the journal is full: one sync
+/// of all of it at its end would hold up every journal write beside it for tens of milliseconds.
+fn ask_ahead(shared: &Shared, framed: &[Request]) {
+    for request in framed {
+        let Work::Append {
+            segment,
+            position,
+            len,
+            ..
+        } = &request.work
+        else {
+            continue;
+        };
+        let end = position + len;
+        let synced = segment.synced_to.load(Ordering::Acquire);
+        let asked = segment.asked_to.load(Ordering::Relaxed).max(synced);
+        if end - asked.min(end) >= shared.options.sync_ahead_bytes {
+            segment.asked_to.store(end, Ordering::Relaxed);
+            let job = drain::Job::SyncAhead(request.log.clone(), segment.clone(), end);
+            shared.drain.submit(job);
+        }
+    }
 }
 
 /// Makes the segments of one log's requests durable, with their names.

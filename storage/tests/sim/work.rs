@@ -13,6 +13,7 @@ pub(crate) fn options(chance: &mut Chance) -> StoreOptions {
         journal_file_bytes: 2 << 20,
         first_segment_bytes: 64 << 10,
         max_segment_bytes: 512 << 10,
+        sync_ahead_bytes: [1, 2000, u64::MAX][chance.below(3) as usize],
         direct_sync_bytes: [1, 3000, 256 << 10][chance.below(3) as usize],
         hot_bytes: [0, 20_000, 64 << 20][chance.below(3) as usize],
         min_free_bytes: 0,
