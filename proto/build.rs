@@ -2,22 +2,37 @@
 
 use std::{env, path::PathBuf};
 
-use prost::Message as _;
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     if env::var_os("CARGO_FEATURE_GRPC").is_none() {
         return Ok(());
     }
     println!("cargo:rerun-if-changed=aqueduct");
     println!("cargo:rerun-if-changed=google");
-    let files = ["types", "topics", "publisher", "reader", "ops"]
-        .map(|name| format!("aqueduct/v1/{name}.proto"));
-    let descriptors = protox::compile(files, ["."])?;
+    let files = [
+        "types",
+        "topics",
+        "publisher",
+        "reader",
+        "groups",
+        "consumer",
+        "ops",
+    ]
+    .map(|name| format!("aqueduct/v1/{name}.proto"));
+    let mut compiler = protox::Compiler::new(["."])?;
+    compiler
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(files)?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    // Encoded by the compiler, because the HTTP annotations are extensions, which the plain
+    // messages of the descriptors would lose.
+    std::fs::write(
+        out.join("descriptors.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
     tonic_prost_build::configure()
         .bytes(".")
         .compile_well_known_types(false)
-        .compile_fds(descriptors)?;
+        .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }
