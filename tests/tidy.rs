@@ -154,7 +154,7 @@ const FENCES: [Fence; 14] = [
 ];
 
 /// Pure files: plain data in, plain data out, ordered collections only.
-const PURE: [&str; 13] = [
+const PURE: [&str; 15] = [
     "proto/src/batch.rs",
     "proto/src/record.rs",
     "proto/src/attributes.rs",
@@ -167,6 +167,8 @@ const PURE: [&str; 13] = [
     "broker/src/partition/producers.rs",
     "broker/src/partition/dedup.rs",
     "broker/src/partition/cursors.rs",
+    "broker/src/topics/rules.rs",
+    "broker/src/slips.rs",
     "client/src/backoff.rs",
 ];
 

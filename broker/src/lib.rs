@@ -26,6 +26,7 @@ mod reading;
 mod retention;
 mod services;
 mod shards;
+mod slips;
 mod stats;
 mod topics;
 

@@ -5,6 +5,8 @@
 //! started, and only then does the caller get an answer. What a crash leaves undone is done at
 //! the next start, when the running partitions are brought in line with the metadata.
 
+mod rules;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -29,7 +31,10 @@ use crate::{
     },
     partition::{Partition, Place},
     shards::Shards,
+    slips::closest,
 };
+
+use self::rules::{changed_topic, check_config, check_labels, check_partitions};
 
 /// Partitions that are started at a time.
 const STARTS_AT_A_TIME: usize = 64;
@@ -463,136 +468,4 @@ fn topic_of(outcome: Outcome, name: &str, seen: Option<&Topic>) -> Result<Topic,
             why: "an unexpected outcome".into(),
         },
     })
-}
-
-/// The topic with the change, and how many partitions it shall have.
-fn changed_topic(topic: &Topic, change: TopicChange) -> Result<(Topic, u32), Refusal> {
-    let mut topic = topic.clone();
-    let now = topic.groups.len() as u32;
-    let partitions = change.partitions.unwrap_or(now);
-    check_partitions(partitions)?;
-    if partitions < now {
-        let why =
-            format!("there are {now}; they can only be added, not be reduced to {partitions}");
-        return Err(Refusal::invalid("partitions", why));
-    }
-    let config = &mut topic.config;
-    config.retention_ms = change.retention_ms.unwrap_or(config.retention_ms);
-    config.retention_bytes = change.retention_bytes.unwrap_or(config.retention_bytes);
-    config.max_message_bytes = change.max_message_bytes.unwrap_or(config.max_message_bytes);
-    config.append_time = change.append_time.unwrap_or(config.append_time);
-    config.dedup_window_ms = change.dedup_window_ms.unwrap_or(config.dedup_window_ms);
-    check_config(config)?;
-    if let Some(labels) = change.labels {
-        check_labels(&labels)?;
-        topic.labels = labels;
-    }
-    topic.groups.resize(partitions as usize, 0);
-    Ok((topic, partitions))
-}
-
-fn check_partitions(partitions: u32) -> Result<(), Refusal> {
-    if (1..=limits::MAX_PARTITIONS_PER_TOPIC).contains(&partitions) {
-        return Ok(());
-    }
-    let limit = limits::MAX_PARTITIONS_PER_TOPIC;
-    Err(Refusal::invalid(
-        "partitions",
-        format!("{partitions} is not between 1 and {limit}"),
-    ))
-}
-
-fn check_config(config: &TopicConfig) -> Result<(), Refusal> {
-    let check = |field: &str, value: u64, max: u64| {
-        if value <= max {
-            return Ok(());
-        }
-        Err(Refusal::invalid(
-            field,
-            format!("{value} is above the limit of {max}"),
-        ))
-    };
-    let ms = |limit: std::time::Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-    check(
-        "config.retention",
-        config.retention_ms,
-        ms(limits::MAX_RETENTION),
-    )?;
-    check(
-        "config.dedup_window",
-        config.dedup_window_ms,
-        ms(limits::MAX_DEDUP_WINDOW),
-    )?;
-    check(
-        "config.max_message_bytes",
-        config.max_message_bytes,
-        limits::MAX_MESSAGE_BYTES,
-    )?;
-    if config.max_message_bytes == 0 {
-        return Err(Refusal::invalid(
-            "config.max_message_bytes",
-            "0 would allow no message",
-        ));
-    }
-    Ok(())
-}
-
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
-    if labels.len() > limits::MAX_LABELS {
-        let why = format!(
-            "{} labels, the limit is {}",
-            labels.len(),
-            limits::MAX_LABELS
-        );
-        return Err(Refusal::invalid("labels", why));
-    }
-    for (key, value) in labels {
-        let longest = key.len().max(value.len());
-        if key.is_empty() || longest > limits::MAX_LABEL_BYTES {
-            let limit = limits::MAX_LABEL_BYTES;
-            let why = format!("keys have 1 to {limit} bytes, values up to {limit}; got {longest}");
-            return Err(Refusal::invalid("labels", why));
-        }
-    }
-    Ok(())
-}
-
-/// The name that differs least, if few enough letters differ to be a slip.
-fn closest<'a>(name: &str, names: impl Iterator<Item = &'a String>) -> Option<String> {
-    let limit = (name.len() / 3).clamp(1, 3);
-    names
-        .take(1_000)
-        .map(|other| (distance(name, other), other))
-        .filter(|(distance, _)| *distance <= limit)
-        .min()
-        .map(|(_, other)| other.clone())
-}
-
-/// Levenshtein's distance, in bytes.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slips_find_the_name_that_was_meant() {
-        let names = ["orders".to_owned(), "invoices".to_owned()];
-        assert_eq!(closest("order", names.iter()), Some("orders".into()));
-        assert_eq!(closest("invioces", names.iter()), Some("invoices".into()));
-        assert_eq!(closest("payments", names.iter()), None);
-        assert_eq!(distance("kitten", "sitting"), 3);
-    }
 }
