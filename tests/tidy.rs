@@ -18,7 +18,7 @@ use regex::Regex;
 const LINES: usize = 600;
 
 /// Files over the aim: path, lines they may have, why they are one file.
-const LARGE: [(&str, usize, &str); 4] = [
+const LARGE: &[(&str, usize, &str)] = &[
     (
         "storage/src/journal.rs",
         700,
@@ -51,7 +51,7 @@ struct Fence {
     why: &'static str,
 }
 
-const FENCES: [Fence; 14] = [
+const FENCES: &[Fence] = &[
     Fence {
         pattern: r"\bopenraft::|\buse openraft\b",
         within: &["proto/src", "storage/src", "client/src", "broker/src"],
@@ -154,7 +154,7 @@ const FENCES: [Fence; 14] = [
 ];
 
 /// Pure files: plain data in, plain data out, ordered collections only.
-const PURE: [&str; 15] = [
+const PURE: &[&str] = &[
     "proto/src/batch.rs",
     "proto/src/record.rs",
     "proto/src/attributes.rs",
@@ -170,6 +170,7 @@ const PURE: [&str; 15] = [
     "broker/src/topics/rules.rs",
     "broker/src/slips.rs",
     "client/src/backoff.rs",
+    "client/src/groups/types.rs",
 ];
 
 const IMPURE: &str = r"\b(async|tokio|Instant|SystemTime|HashMap|HashSet|std::fs|std::net)\b";
@@ -255,7 +256,7 @@ fn none(findings: &str) {
 fn fences_stand() {
     let sources = files(&[".rs"]);
     let mut findings = String::new();
-    for fence in &FENCES {
+    for fence in FENCES {
         let pattern = Regex::new(fence.pattern).unwrap();
         let guarded = sources.iter().filter(|source| {
             let starts = |prefix: &&'static str| source.path.starts_with(*prefix);

@@ -3,8 +3,8 @@
 use std::{env, future::Future, time::Duration};
 
 use aqueduct_proto::v1::{
-    self, ops_client::OpsClient, publisher_client::PublisherClient, reader_client::ReaderClient,
-    topics_client::TopicsClient,
+    self, consumer_client::ConsumerClient, groups_client::GroupsClient, ops_client::OpsClient,
+    publisher_client::PublisherClient, reader_client::ReaderClient, topics_client::TopicsClient,
 };
 
 use crate::{
@@ -237,6 +237,16 @@ impl Client {
 
     pub(crate) fn publisher(&self) -> PublisherClient<Connection> {
         PublisherClient::with_origin(self.connection.clone(), self.connection.origin())
+            .max_decoding_message_size(MAX_TRANSPORT_MESSAGE)
+    }
+
+    pub(crate) fn grouping(&self) -> GroupsClient<Connection> {
+        GroupsClient::with_origin(self.connection.clone(), self.connection.origin())
+            .max_decoding_message_size(MAX_TRANSPORT_MESSAGE)
+    }
+
+    pub(crate) fn consuming(&self) -> ConsumerClient<Connection> {
+        ConsumerClient::with_origin(self.connection.clone(), self.connection.origin())
             .max_decoding_message_size(MAX_TRANSPORT_MESSAGE)
     }
 

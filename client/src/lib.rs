@@ -29,6 +29,7 @@
 //! ```
 
 mod client;
+mod groups;
 mod message;
 mod offsets;
 mod producer;
@@ -40,12 +41,17 @@ mod backoff;
 mod connection;
 mod error;
 mod stream;
+mod times;
 
 pub use aqueduct_proto::compression::Compression;
 
 pub use client::{Client, ClientBuilder};
 pub use connection::DEFAULT_SERVER;
 pub use error::{Detail, Error};
+pub use groups::{
+    Group, GroupLag, GroupState, GroupUpdate, Groups, Member, NewGroup, PartitionLag, Seek,
+    SoughtPartition, StartPolicy,
+};
 pub use message::{Header, Message, Record};
 pub use offsets::{From, PartitionOffsets, Until};
 pub use producer::{Ack, Delivery, Producer, ProducerBuilder};

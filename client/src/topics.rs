@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use aqueduct_proto::v1;
 
-use crate::{Client, Error};
+use crate::{
+    Client, Error,
+    times::{duration_from_proto, duration_to_proto, time_from_proto},
+};
 
 /// Whose clock stamps the messages of a topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -442,23 +445,6 @@ fn topic_from_proto(topic: v1::Topic) -> Topic {
         update_time_ms: topic.update_time.map_or(0, time_from_proto),
         etag: topic.etag,
     }
-}
-
-fn duration_to_proto(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
-    }
-}
-
-fn duration_from_proto(duration: prost_types::Duration) -> Duration {
-    Duration::try_from(duration).unwrap_or_default()
-}
-
-fn time_from_proto(time: prost_types::Timestamp) -> i64 {
-    time.seconds
-        .saturating_mul(1000)
-        .saturating_add(i64::from(time.nanos) / 1_000_000)
 }
 
 #[cfg(test)]
