@@ -12,6 +12,7 @@ mod connections;
 mod contract;
 mod disk_limit;
 mod fixture;
+mod gathering;
 mod log_tools;
 mod producers;
 mod publishing;

@@ -1,0 +1,209 @@
+//! Messages that are gathered: large ones of many clients, dedup ids over many partitions,
+//! streams that break behind good requests, and requests in a coding we do not take.
+
+use std::collections::BTreeMap;
+
+use aqueduct_proto::{
+    compression::Compression,
+    v1::{Message, PublishResponse, PublishStreamRequest, publish_stream_response},
+};
+use aqueduct_tests::grpc::{Api, Refused, message};
+use bytes::Bytes;
+use prost::Message as _;
+use tokio_stream::StreamExt as _;
+use tonic::Code;
+
+use crate::{
+    fixture::Fixture,
+    publishing::{messages, open, request, stream},
+};
+
+/// Two of these do not fit one batch, and all of them together no entry of a log.
+const LARGE: usize = (8 << 20) - 1_000;
+
+/// A value whose every byte says whose it is.
+fn large(client: u8) -> Bytes {
+    Bytes::from(vec![client; LARGE])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_of_many_clients_are_all_stored() {
+    const CLIENTS: u8 = 12;
+    let mut broker = Fixture::new();
+    broker.api().await.create("orders", 1).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..CLIENTS {
+        let mut api = broker.api().await;
+        clients.spawn(async move {
+            let messages = vec![message(0, large(client))];
+            let answer = api.publisher.publish(request("orders", messages)).await;
+            let result = answer.unwrap().into_inner().results.remove(0);
+            assert_eq!(result.error, None);
+            (result.offset, large(client))
+        });
+    }
+    let stored: BTreeMap<u64, Bytes> = clients.join_all().await.into_iter().collect();
+    let offsets: Vec<u64> = stored.keys().copied().collect();
+    let expected: Vec<u64> = (0..u64::from(CLIENTS)).collect();
+    assert_eq!(offsets, expected, "each has an offset of its own");
+
+    let mut api = broker.api().await;
+    for (offset, value) in &stored {
+        let found = crate::publishing::get(&mut api, 0, *offset).await;
+        assert!(found.value.as_ref() == Some(value), "offset {offset}");
+    }
+    broker.process.restart();
+    let mut api = broker.api().await;
+    let after = request("orders", vec![message(0, "after")]);
+    let answer = api.publisher.publish(after).await.unwrap().into_inner();
+    assert_eq!(answer.results[0].offset, u64::from(CLIENTS));
+    broker.assert_serves();
+}
+
+/// What became of a message: partition, offset, whether it was there.
+type Place = (u32, u64, bool);
+
+fn with_id(id: u32) -> Message {
+    Message {
+        value: Some(Bytes::from(id.to_string())),
+        dedup_id: format!("id-{id}"),
+        ..Message::default()
+    }
+}
+
+fn places(response: PublishResponse) -> Vec<Place> {
+    let place = |result: aqueduct_proto::v1::PublishResult| {
+        assert_eq!(result.error, None);
+        (result.partition, result.offset, result.duplicate)
+    };
+    response.results.into_iter().map(place).collect()
+}
+
+/// Publishes in requests of `size` messages.
+async fn publish_ids(api: &mut Api, ids: &[u32], size: usize) -> Vec<Place> {
+    let mut all = Vec::new();
+    for some in ids.chunks(size) {
+        let messages = some.iter().map(|id| with_id(*id)).collect();
+        let answer = api.publisher.publish(request("orders", messages)).await;
+        all.extend(places(answer.unwrap().into_inner()));
+    }
+    all
+}
+
+/// The same through a publish stream.
+async fn stream_ids(api: &mut Api, ids: &[u32], size: usize) -> Vec<Place> {
+    let requests = ids
+        .chunks(size)
+        .map(|some| messages(some.iter().map(|id| with_id(*id)).collect()));
+    let requests = std::iter::once(open("orders")).chain(requests).collect();
+    let answers = stream(api, requests).await.into_iter();
+    let place = |answer: aqueduct_proto::v1::PublishStreamResponse| match answer.kind {
+        Some(publish_stream_response::Kind::Results(results)) => places(results),
+        other => panic!("not results: {other:?}"),
+    };
+    answers.flat_map(place).collect()
+}
+
+/// A message without a key is found again under its id on whichever partition it went to.
+#[tokio::test]
+async fn dedup_ids_without_a_key_meet_themselves_on_every_partition() {
+    let mut broker = Fixture::new();
+    let mut api = broker.api().await;
+    api.create("orders", 7).await;
+    let ids: Vec<u32> = (0..300).collect();
+    let first = publish_ids(&mut api, &ids, 7).await;
+    let used: std::collections::BTreeSet<u32> = first.iter().map(|place| place.0).collect();
+    assert_eq!(used.len(), 7, "the ids spread over all partitions");
+    assert!(first.iter().all(|place| !place.2), "all are new");
+    let again: Vec<Place> = first.iter().map(|(p, o, _)| (*p, *o, true)).collect();
+
+    // Keyless messages without an id in between, so that whose turn it is differs.
+    let plain = Message {
+        value: Some(Bytes::from_static(b"plain")),
+        ..Message::default()
+    };
+    for _ in 0..3 {
+        let plain = request("orders", vec![plain.clone()]);
+        api.publisher.publish(plain).await.unwrap();
+    }
+    let mut other = broker.api().await;
+    assert_eq!(publish_ids(&mut other, &ids, 1).await, again);
+    assert_eq!(publish_ids(&mut other, &ids, 300).await, again);
+    assert_eq!(stream_ids(&mut other, &ids, 5).await, again);
+    broker.process.restart();
+    let mut api = broker.api().await;
+    assert_eq!(stream_ids(&mut api, &ids, 11).await, again, "after a kill");
+    assert!(broker.process.terminate().success());
+    broker.process.restart();
+    let mut api = broker.api().await;
+    assert_eq!(publish_ids(&mut api, &ids, 13).await, again, "after a stop");
+    assert_eq!(broker.cli.read_all("orders").len(), 303);
+}
+
+/// What breaks a stream is said even if it arrived together with requests that are good.
+#[tokio::test]
+async fn a_stream_that_breaks_behind_good_requests_says_why() {
+    let mut broker = Fixture::new();
+    let mut api = broker.api().await;
+    api.create("orders", 1).await;
+    for good in [1_u64, 2, 50, 500] {
+        let mut requests = vec![open("orders")];
+        requests.extend((0..good).map(|_| messages(vec![message(0, "x")])));
+        requests.push(PublishStreamRequest { kind: None });
+        let answers = api.publisher.publish_stream(tokio_stream::iter(requests));
+        let answers: Vec<_> = answers.await.unwrap().into_inner().collect().await;
+        assert_eq!(answers.len() as u64, good + 1, "each is answered");
+        for (n, answer) in answers.iter().take(good as usize).enumerate() {
+            assert_eq!(answer.as_ref().unwrap().request, n as u64);
+        }
+        let end = answers.last().unwrap().as_ref().unwrap_err();
+        Refused::from_status(end).is(Code::InvalidArgument, "INVALID_ARGUMENT");
+    }
+    assert_eq!(broker.cli.read_all("orders").len(), 553);
+    broker.assert_serves();
+}
+
+/// Compression belongs into batches; a compressed gRPC message is refused, and says so.
+#[tokio::test]
+async fn compressed_grpc_messages_are_refused_clearly() {
+    let mut broker = Fixture::new();
+    let mut api = broker.api().await;
+    api.create("orders", 1).await;
+    let plain = request("orders", vec![message(0, "x".repeat(1_000))]).encode_to_vec();
+    let body = Compression::Gzip.compress(&plain).unwrap();
+    let mut frame = vec![1_u8];
+    frame.extend_from_slice(&(body.len() as u32).to_be_bytes());
+    frame.extend_from_slice(&body);
+    for coding in ["gzip", "zstd", "snappy"] {
+        let status = raw_call(&mut api, Some(coding), frame.clone()).await;
+        assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+        assert!(status.message().contains(coding), "{status:?}");
+    }
+    // The flag without the header, and rubbish behind the flag.
+    let status = raw_call(&mut api, None, frame).await;
+    assert_ne!(status.code(), Code::Ok, "{status:?}");
+    let status = raw_call(&mut api, Some("gzip"), vec![1, 0, 0, 0, 3, 1, 2, 3]).await;
+    assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+    assert!(
+        broker.cli.read_all("orders").is_empty(),
+        "nothing is stored"
+    );
+    broker.assert_serves();
+}
+
+/// Calls `Publish` with these bytes as the body; the status it ends with.
+async fn raw_call(api: &mut Api, coding: Option<&str>, frame: Vec<u8>) -> tonic::Status {
+    use tower::{Service as _, ServiceExt as _};
+    let mut call = tonic::codegen::http::Request::builder()
+        .method("POST")
+        .uri("/aqueduct.v1.Publisher/Publish")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    if let Some(coding) = coding {
+        call = call.header("grpc-encoding", coding);
+    }
+    let body = tonic::body::Body::new(http_body_util::Full::new(Bytes::from(frame)));
+    let channel = api.channel.ready().await.unwrap();
+    let answer = channel.call(call.body(body).unwrap()).await.unwrap();
+    tonic::Status::from_header_map(answer.headers()).expect("refused before any body")
+}
