@@ -8,6 +8,7 @@
 mod access_log;
 mod cli;
 mod client;
+mod config;
 mod connections;
 mod contract;
 mod disk_limit;

@@ -9,7 +9,9 @@
 mod output;
 mod values;
 
+mod config;
 mod serve;
+mod settings;
 
 mod publish;
 mod publish_flow;
@@ -71,6 +73,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Verify or dump the log of a stopped broker
     Log(log::LogArgs),
+    /// Show, check and explain the configuration of a broker
+    Config(config::ConfigArgs),
     /// Print the version
     Version(version::VersionArgs),
 }
@@ -133,6 +137,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Log(args) => log::run(args),
+        Command::Config(args) => config::run(args),
         Command::Version(args) => version::run(args),
     }
 }

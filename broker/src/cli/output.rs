@@ -88,20 +88,23 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let (code, hint) = classify(error);
-    let mut text = format!("error: {error}");
+    let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
         if !text.ends_with(&cause) {
             text.push_str(&format!(": {cause}"));
         }
     }
-    text.push('\n');
-    if let Some(hint) = hint {
-        text.push_str(&format!("hint: {hint}\n"));
-    }
+    complain(&text, hint.as_deref());
+    ExitCode::from(code)
+}
+
+/// Prints what is wrong and what would help to stderr.
+pub(crate) fn complain(message: &str, hint: Option<&str>) {
+    let hint = hint.map(|hint| format!("hint: {hint}\n"));
+    let text = format!("error: {message}\n{}", hint.unwrap_or_default());
     // If stderr is gone there is nobody left to tell.
     let _ = io::stderr().write_all(text.as_bytes());
-    ExitCode::from(code)
 }
 
 fn classify(error: &anyhow::Error) -> (u8, Option<String>) {

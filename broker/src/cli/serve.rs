@@ -1,126 +1,86 @@
 //! `aqueduct serve` and `aqueduct dev`: run a node until a signal ends it.
 //!
 //! The one line `ready api=HOST:PORT` on stderr says that the node serves; scripts wait for it.
-//! SIGTERM and SIGINT let what is under way be answered, for at most the time of `--grace`; a
+//! SIGTERM and SIGINT let what is under way be answered, for at most the time of `grace`; a
 //! second signal ends the process at once. Logs go to stderr.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
-    path::PathBuf,
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::Context as _;
 use aqueduct_broker::{
-    config::Config,
+    config::{Config, Layers, LogFormat},
     node::{Node, StartError},
 };
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::{
     output::{self, Failure, INTERRUPTED},
-    values,
+    settings::SettingArgs,
 };
 
-/// What both commands take.
-#[derive(Debug, Args)]
-pub(super) struct NodeArgs {
-    /// Address of the API; port 0 picks a free one
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        env = "AQUEDUCT_LISTEN",
-        default_value = "127.0.0.1:7320"
-    )]
-    listen: SocketAddr,
-    /// Listen beyond this machine although there is neither TLS nor authentication
-    #[arg(long)]
-    insecure: bool,
-    /// Refuse to publish when the data takes this much, such as 10GiB. Default: the whole disk
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
-    disk_limit: Option<u64>,
-    /// Threads that serve. Default: one less than the cores
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
-    /// How long a shutdown waits for what is under way
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
-    grace: Duration,
-    /// Which log lines to show, such as debug or info,aqueduct_broker=debug
-    #[arg(
-        long,
-        value_name = "FILTER",
-        env = "AQUEDUCT_LOG",
-        default_value = aqueduct_broker::DEFAULT_LOG
-    )]
-    log: String,
-    /// Format of log lines
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
-    log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum LogFormat {
-    /// For people
-    #[default]
-    Text,
-    /// One JSON object a line
-    Json,
-}
+/// Who sets what `aqueduct dev` has of its own.
+const DEV: &str = "aqueduct dev";
 
 /// Arguments of `aqueduct serve`.
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// Where everything durable lies; made if it is not there
-    #[arg(long, value_name = "DIR", env = "AQUEDUCT_DATA")]
-    data: PathBuf,
     #[command(flatten)]
-    node: NodeArgs,
+    settings: SettingArgs,
 }
 
 /// Arguments of `aqueduct dev`.
 #[derive(Debug, Args)]
 pub(super) struct DevArgs {
-    /// Keep the data here. Default: a temporary directory that goes with the process
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Partitions of topics that are made by publishing to them
-    #[arg(long, value_name = "N", default_value_t = 6)]
-    partitions: u32,
+    /// The same as --auto-create-partitions. Default: 6
+    #[arg(long, value_name = "N")]
+    partitions: Option<u32>,
     #[command(flatten)]
-    node: NodeArgs,
+    settings: SettingArgs,
 }
 
 /// Runs a node on a data directory.
 pub(super) fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let config = configure(Config::new(args.data), &args.node)?;
-    start_logging(&args.node)?;
-    run(config, args.node.grace, |_| Ok(()))
+    let config = match args.settings.settle(Layers::default())? {
+        Ok(settled) => settled.config,
+        Err(code) => return Ok(code),
+    };
+    start_logging(&config)?;
+    run(config, |_| Ok(()))
 }
 
 /// Runs a node to try things out: topics are made by publishing, and nothing stays behind.
-pub(super) fn dev(args: DevArgs) -> anyhow::Result<ExitCode> {
-    let temporary = match args.data {
-        Some(_) => None,
-        None => Some(tempfile::Builder::new().prefix("aqueduct-dev-").tempdir()?),
+pub(super) fn dev(mut args: DevArgs) -> anyhow::Result<ExitCode> {
+    let kept = args.settings.flag("data").is_some();
+    let temporary = match kept {
+        true => None,
+        false => Some(tempfile::Builder::new().prefix("aqueduct-dev-").tempdir()?),
     };
-    let directory = match (&args.data, &temporary) {
-        (Some(directory), _) => directory.clone(),
-        (None, Some(temporary)) => temporary.path().to_owned(),
-        (None, None) => unreachable!("one of the two was chosen above"),
+    let mut layers = Layers::default();
+    layers.preset("auto_create_topics", "true", DEV);
+    layers.preset("auto_create_partitions", "6", DEV);
+    if let Some(partitions) = args.partitions {
+        let count = partitions.to_string();
+        args.settings.add("auto_create_partitions", count);
+    }
+    if let Some(temporary) = &temporary {
+        // As a flag, because the directory of a real broker may stand in a variable or a file.
+        let directory = temporary.path().display().to_string();
+        args.settings.add("data", directory);
+    }
+    let config = match args.settings.settle(layers)? {
+        Ok(settled) => settled.config,
+        Err(code) => return Ok(code),
     };
-    let mut config = configure(Config::new(&directory), &args.node)?;
-    config.auto_create_topics = true;
-    config.auto_create_partitions = args.partitions;
-    start_logging(&args.node)?;
-    let kept = args.data.is_some();
-    let ended = run(config, args.node.grace, |address| {
-        welcome(address, &directory, kept)
-    });
+    start_logging(&config)?;
+    let directory = config.data_dir.clone();
+    let ended = run(config, |address| welcome(address, &directory, kept));
     match temporary.map(TempDir::close) {
         Some(Err(error)) if ended.is_ok() => {
             Err(error).with_context(|| format!("cannot remove {}", directory.display()))
@@ -129,34 +89,20 @@ pub(super) fn dev(args: DevArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn configure(mut config: Config, args: &NodeArgs) -> Result<Config, Failure> {
-    config.listen = args.listen;
-    config.insecure = args.insecure;
-    config.disk_limit_bytes = args.disk_limit;
-    if let Some(threads) = args.threads {
-        config.threads = threads;
-    }
-    config
-        .validate()
-        .map_err(|error| Failure::usage(error.to_string()))?;
-    Ok(config)
-}
-
-fn start_logging(args: &NodeArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log)
-        .map_err(|error| Failure::usage(format!("--log {:?}: {error}", args.log)))?;
+fn start_logging(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log)
+        .map_err(|error| Failure::usage(format!("log {:?}: {error}", config.log)))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());
-    let started = match args.log_format {
+    let started = match config.log_format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("logging: {error}"))
 }
 
-/// Starts the node, says so, and waits for its end.
 /// Without huge pages: each of a thousand partitions touches a little memory here and there, and
 /// would otherwise take two megabytes for it.
 fn keep_memory_small() {
@@ -165,13 +111,14 @@ fn keep_memory_small() {
     }
 }
 
+/// Starts the node, says so, and waits for its end.
 fn run(
     config: Config,
-    grace: Duration,
     greet: impl FnOnce(SocketAddr) -> io::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     raise_file_limit();
     keep_memory_small();
+    let grace = config.grace;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -4,57 +4,16 @@
 
 use std::time::Duration;
 
+pub(crate) use aqueduct_broker::config::{duration, show_duration, size};
 use aqueduct_client::{From, Until};
 use bytesize::ByteSize;
 use jiff::{Timestamp, civil, tz::TimeZone};
 
 const TIME_FORMS: &str = "@1h (an hour ago), @2026-11-01, @2026-11-01T10:00Z or @MILLISECONDS";
 
-/// A number of bytes: `4096`, `64KiB`, `1.5MB`.
-pub(crate) fn size(text: &str) -> Result<u64, String> {
-    let size: Result<ByteSize, _> = text.parse();
-    size.map(|size| size.0)
-        .map_err(|_| format!("{text:?} is not a size like 4096, 64KiB or 1GB"))
-}
-
 /// A size that fits memory.
 pub(crate) fn memory_size(text: &str) -> Result<usize, String> {
     usize::try_from(size(text)?).map_err(|_| format!("{text} is more than this machine addresses"))
-}
-
-/// A duration: `250ms`, `30s`, `1h30m`, `7d`, `0`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a time like 250ms, 30s, 1h30m or 7d");
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
-        rest = &rest[digits..];
-        let letters = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let unit_ms = match &rest[..letters] {
-            "ms" => 1,
-            "s" => 1000,
-            "m" | "min" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            "w" => 7 * 86_400_000,
-            _ => return Err(wrong()),
-        };
-        rest = &rest[letters..];
-        let part = Duration::from_millis(number.checked_mul(unit_ms).ok_or_else(wrong)?);
-        total = total.checked_add(part).ok_or_else(wrong)?;
-    }
-    if text.is_empty() {
-        Err(wrong())
-    } else {
-        Ok(total)
-    }
 }
 
 /// A duration, or `forever` as zero.
@@ -175,22 +134,10 @@ pub(crate) fn show_time(milliseconds: i64) -> String {
 
 /// A duration as people write it; zero is `forever`.
 pub(crate) fn show_retention(duration: Duration) -> String {
-    const UNITS: [(u128, &str); 5] = [
-        (86_400_000, "d"),
-        (3_600_000, "h"),
-        (60_000, "m"),
-        (1000, "s"),
-        (1, "ms"),
-    ];
-    let milliseconds = duration.as_millis();
-    let whole = UNITS
-        .iter()
-        .find(|(unit, _)| milliseconds.is_multiple_of(*unit));
-    match whole {
-        _ if milliseconds == 0 => "forever".to_owned(),
-        Some((unit, name)) => format!("{}{name}", milliseconds / unit),
-        None => format!("{milliseconds}ms"),
+    if duration.as_millis() == 0 {
+        return "forever".to_owned();
     }
+    show_duration(duration)
 }
 
 /// A size as people read it.
