@@ -12,7 +12,7 @@ use regex::Regex;
 use crate::fixture::Fixture;
 
 /// Every command with a help text.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 20] = [
     "",
     "dev",
     "serve",
@@ -27,6 +27,10 @@ const COMMANDS: [&str; 16] = [
     "sub",
     "get",
     "doctor",
+    "config",
+    "config show",
+    "config env",
+    "config check",
     "log",
     "version",
 ];
