@@ -5,6 +5,7 @@
 //! is over, everything works again.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod clock;
 mod damage;
 mod kill_nine;
 mod pause;

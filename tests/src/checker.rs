@@ -133,6 +133,7 @@ mod tests {
         Stored {
             partition,
             offset,
+            timestamp: 0,
             key: Some(key(value).to_owned()),
             value: Some(value.to_owned()),
         }

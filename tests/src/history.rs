@@ -39,6 +39,8 @@ pub struct Stored {
     pub partition: u32,
     /// Offset.
     pub offset: u64,
+    /// Milliseconds since the Unix epoch.
+    pub timestamp: i64,
     /// Key, if it is text.
     pub key: Option<String>,
     /// Value, if it is text.
@@ -57,6 +59,7 @@ impl Stored {
         Stored {
             partition: u32::try_from(object["partition"].as_u64().unwrap()).unwrap(),
             offset: object["offset"].as_u64().unwrap(),
+            timestamp: object["timestamp"].as_i64().unwrap(),
             key: text("key"),
             value: text("value"),
         }

@@ -67,6 +67,7 @@ pub struct Process {
     address: SocketAddr,
     data: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     stderr: Arc<Mutex<Vec<String>>>,
 }
 
@@ -92,15 +93,37 @@ impl Process {
         }
     }
 
+    /// The same with more variables in its environment.
+    ///
+    /// # Panics
+    /// As [`Process::start`].
+    #[must_use]
+    pub fn start_in(data: &Path, environment: &[(&str, &str)]) -> Process {
+        match Process::launch(data, "127.0.0.1:0", &[], environment) {
+            Ok(process) => process,
+            Err(why) => panic!("the broker did not start: {why}"),
+        }
+    }
+
     /// Starts a broker, or tells what it said before it ended.
     ///
     /// # Errors
     /// The exit status and stderr of a broker that ended or did not get ready.
     pub fn try_start(data: &Path, listen: &str, arguments: &[&str]) -> Result<Process, String> {
+        Process::launch(data, listen, arguments, &[])
+    }
+
+    fn launch(
+        data: &Path,
+        listen: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Process, String> {
         let mut child = Command::new(binary())
             .args(["serve", "--listen", listen, "--data"])
             .arg(data)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -116,6 +139,10 @@ impl Process {
                 address,
                 data: data.to_path_buf(),
                 arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
+                environment: environment
+                    .iter()
+                    .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+                    .collect(),
                 stderr,
             }),
             Err(mpsc::RecvTimeoutError::Disconnected) => {
@@ -216,9 +243,14 @@ impl Process {
         self.kill();
         let listen = self.address.to_string();
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        let environment: Vec<(&str, &str)> = self
+            .environment
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         let start = Instant::now();
         let next = loop {
-            match Process::try_start(&self.data, &listen, &arguments) {
+            match Process::launch(&self.data, &listen, &arguments, &environment) {
                 Ok(process) => break process,
                 // Somebody's outgoing connection may sit on our old port for a moment.
                 Err(why) if why.contains("in use") && start.elapsed() < PATIENCE => {

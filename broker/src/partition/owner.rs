@@ -12,6 +12,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use aqueduct_proto::batch::{Batch, stamp_append_time};
 use aqueduct_storage::{Kind, stored_len};
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -22,7 +23,7 @@ use super::{
     state::{Change, Command, FLAG_DEDUP, Tick, origin_of},
 };
 use crate::{
-    clock,
+    clock::{self, Steady},
     error::Refusal,
     limits::BATCH_BYTES,
     metadata::{self, refusal, state::is_named},
@@ -72,6 +73,8 @@ pub(super) struct Owner {
     in_flight: VecDeque<InFlight>,
     /// Gathered batches among those in flight.
     gathered: usize,
+    /// The time by which windows are measured.
+    steady: Steady,
     ticked_ms: i64,
     closed: Option<Refusal>,
 }
@@ -98,6 +101,7 @@ impl Owner {
             open: None,
             in_flight: VecDeque::new(),
             gathered: 0,
+            steady: Steady::not_before(ticked_ms),
             ticked_ms,
             closed: None,
         }
@@ -246,21 +250,16 @@ impl Owner {
 
     /// One record that may have a dedup id. There is an open batch.
     fn accept_one(&mut self, record: &NewRecord, now_ms: i64) -> Stored {
+        let known = record.dedup_id.as_ref().and_then(|id| self.known(id));
+        if let Some(offset) = known {
+            return Stored {
+                offset,
+                duplicate: true,
+            };
+        }
         let open = self.open.as_mut().expect("accept_records opened it");
         let offset = self.end + u64::from(open.count());
         if let Some(id) = &record.dedup_id {
-            let known = self.flying.offset(id);
-            let known = known.or_else(|| {
-                let window = self.shared.config.load().dedup_window_ms;
-                let since_ms = now_ms.saturating_sub_unsigned(window);
-                self.shared.state.lock().dedup.offset(id, since_ms)
-            });
-            if let Some(offset) = known {
-                return Stored {
-                    offset,
-                    duplicate: true,
-                };
-            }
             self.flying.insert(id.clone(), offset);
         }
         open.push(record, now_ms);
@@ -268,6 +267,14 @@ impl Owner {
             offset,
             duplicate: false,
         }
+    }
+
+    /// The offset of what is stored, or on its way, under this id.
+    fn known(&self, id: &Bytes) -> Option<u64> {
+        self.flying.offset(id).or_else(|| {
+            let since_ms = self.steady.now_ms() - self.dedup_ms();
+            self.shared.state.lock().dedup.offset(id, since_ms)
+        })
     }
 
     /// The answer leaves with the open batch, or when the duplicates it names are durable.
@@ -418,14 +425,20 @@ impl Owner {
         .await;
     }
 
+    /// How long ids are looked for: the window, and what their stamps may lag behind.
+    fn dedup_ms(&self) -> i64 {
+        let window = self.shared.config.load().dedup_window_ms;
+        i64::try_from(window).unwrap_or(i64::MAX / 2) + DEDUP_TICK_MS
+    }
+
     /// The machine's time moves by entries alone; this adds one if it is too far behind.
     async fn tick_if_older_than(&mut self, age_ms: i64) {
-        let now_ms = clock::now_ms();
+        let now_ms = self.steady.now_ms();
         if now_ms - self.ticked_ms < age_ms {
             return;
         }
         self.ticked_ms = now_ms;
-        let dedup_window_ms = self.shared.config.load().dedup_window_ms;
+        let dedup_window_ms = self.dedup_ms().unsigned_abs();
         let tick = Change::Tick(Tick {
             now_ms,
             dedup_window_ms,
