@@ -86,6 +86,8 @@ impl LogInner {
             let at = match walker.next_from(range.start)? {
                 Found::Entry(at) => at,
                 Found::End => return Ok(true),
+                // What was read before a damaged place is good; who reads on meets it first.
+                Found::Bad { .. } if !entries.is_empty() => return Ok(false),
                 Found::Bad { position, why } => {
                     return Err(self.damaged(part, position, why));
                 }

@@ -20,4 +20,5 @@ mod publishing;
 mod reading;
 mod refusals;
 mod server;
+mod tools_contract;
 mod topics;

@@ -218,14 +218,16 @@ fn dump(args: &DirectoryArgs) -> anyhow::Result<ExitCode> {
             "LOG       INDEX   TERM  KIND             OFFSET  RECORDS     BYTES  CODEC"
         )?;
     }
-    let mut sound = true;
+    let (mut sound, mut before) = (true, "[\n");
     for log in logs(&store, args.log)? {
         let problems = walk(&log, |entry| {
-            let line = match format {
-                Format::Table => entry_row(log.id(), entry),
-                Format::Json | Format::Jsonl => entry_json(log.id(), entry).to_string(),
+            let written = match format {
+                Format::Table => writeln!(stdout, "{}", entry_row(log.id(), entry)),
+                Format::Jsonl => writeln!(stdout, "{}", entry_json(log.id(), entry)),
+                Format::Json => write!(stdout, "{before}{}", entry_json(log.id(), entry)),
             };
-            writeln!(stdout, "{line}").map_err(WalkError::Output)
+            before = ",\n";
+            written.map_err(WalkError::Output)
         })?;
         stdout.flush()?;
         sound &= problems.is_empty();
@@ -238,6 +240,10 @@ fn dump(args: &DirectoryArgs) -> anyhow::Result<ExitCode> {
             } = problem;
             writeln!(io::stderr(), "damaged: {file} at byte {position}: {why}")?;
         }
+    }
+    if format == Format::Json {
+        // Every log begins with an entry; without any log there is still a document.
+        writeln!(stdout, "{}", if before == "[\n" { "[]" } else { "\n]" })?;
     }
     stdout.flush()?;
     Ok(if sound {
