@@ -149,6 +149,10 @@ const PURE: &[&str] = &[
     "broker/src/topics/rules.rs",
     "broker/src/slips.rs",
     "client/src/backoff.rs",
+    "client/src/batches.rs",
+    "client/src/consumer/core.rs",
+    "client/src/consumer/flow.rs",
+    "client/src/consumer/progress.rs",
     "client/src/groups/types.rs",
 ];
 

@@ -226,6 +226,10 @@ impl Client {
             .map(Stats::from_proto)
     }
 
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.request_timeout
+    }
+
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }

@@ -168,6 +168,26 @@ impl Error {
         }))
     }
 
+    pub(crate) fn commit_fenced(partition: u32) -> Self {
+        let message = format!("partition {partition} is not assigned to this member any more");
+        Self::Fenced(Arc::new(Detail {
+            message,
+            reason: "COMMIT_FENCED".to_owned(),
+            facts: Vec::new(),
+        }))
+    }
+
+    pub(crate) fn overrun(partitions: &[u32]) -> Self {
+        let message = format!(
+            "retention has overtaken the group in partitions {partitions:?}: seek the group to go on"
+        );
+        Self::Conflict(Arc::new(Detail {
+            message,
+            reason: "OVERRUN".to_owned(),
+            facts: Vec::new(),
+        }))
+    }
+
     pub(crate) fn too_large(message: impl Into<String>) -> Self {
         Self::TooLarge(plain(message))
     }

@@ -1,10 +1,11 @@
 //! The Rust client of Aqueduct.
 //!
 //! What lives here: a [`Client`] for topics and single requests, a [`Producer`] that batches and
-//! pipelines, a [`Reader`] that streams. What it promises: an [`Ack`] means on stable storage;
-//! *failed* is told apart from *unknown* ([`Error::is_unknown`]); a producer sends again
-//! without doubling and without changing the order of a partition; broken connections are made
-//! again by themselves; everything that waits is bounded in bytes. No type of the transport is
+//! pipelines, a [`Reader`] that streams, a [`GroupConsumer`] that shares a topic with others.
+//! What it promises: an [`Ack`] means on stable storage; *failed* is told apart from *unknown*
+//! ([`Error::is_unknown`]); a producer sends again without doubling and without changing the
+//! order of a partition; a group consumer leaves nothing out; broken connections are made again
+//! by themselves; everything that waits is bounded in bytes. No type of the transport is
 //! part of the interface. The broker's inside is never imported here.
 //!
 //! ```no_run
@@ -29,6 +30,7 @@
 //! ```
 
 mod client;
+mod consumer;
 mod groups;
 mod message;
 mod offsets;
@@ -38,6 +40,7 @@ mod stats;
 mod topics;
 
 mod backoff;
+mod batches;
 mod connection;
 mod error;
 mod stream;
@@ -47,6 +50,7 @@ pub use aqueduct_proto::compression::Compression;
 
 pub use client::{Client, ClientBuilder};
 pub use connection::DEFAULT_SERVER;
+pub use consumer::{Chunk, CommitMode, GroupConsumer, GroupConsumerBuilder, GroupEvent, Received};
 pub use error::{Detail, Error};
 pub use groups::{
     Group, GroupLag, GroupState, GroupUpdate, Groups, Member, NewGroup, PartitionLag, Seek,

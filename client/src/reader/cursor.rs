@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use aqueduct_proto::{batch::Batch, v1};
+use aqueduct_proto::v1;
 use bytes::Bytes;
 
 use super::RawBatches;
-use crate::{Error, From, Record, Until};
-
-/// Fewest bytes of an encoded record: bounds what a batch's count may reserve.
-const SMALLEST_RECORD: usize = 7;
+use crate::{
+    Error, From, Record, Until,
+    batches::{self, Span, check},
+};
 
 /// `next..until` of one partition is still to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,33 +96,9 @@ impl Cursors {
         max_decompressed: usize,
     ) -> Result<Vec<Record>, Error> {
         let cursor = self.cursor(partition);
-        let room = batches.iter().map(Bytes::len).sum::<usize>() / SMALLEST_RECORD;
-        let mut found: Vec<Record> = Vec::new();
-        let mut left = usize::try_from(left).unwrap_or(usize::MAX);
-        for bytes in batches {
-            let batch = check(partition, bytes)?;
-            let span = Span::of(&batch);
-            if span.last < cursor.next || left == 0 {
-                continue;
-            }
-            if span.first >= cursor.end() {
-                break;
-            }
-            let count = usize::try_from(batch.count()).unwrap_or(usize::MAX);
-            found.reserve(count.min(room).min(left));
-            let records = batch.records(max_decompressed);
-            for record in records.map_err(|error| damaged(partition, span.first, &error))? {
-                let record = record.map_err(|error| damaged(partition, span.first, &error))?;
-                if record.offset >= cursor.next && record.offset < cursor.end() && left > 0 {
-                    left -= 1;
-                    cursor.next = record.offset.saturating_add(1);
-                    found.push(Record::from_stored(partition, record));
-                }
-            }
-            if left > 0 {
-                cursor.next = cursor.next.max((span.last + 1).min(cursor.end()));
-            }
-        }
+        let mut wanted = cursor.next..cursor.end();
+        let found = batches::decode(partition, batches, &mut wanted, left, max_decompressed)?;
+        cursor.next = wanted.start;
         cursor.caught_up = false;
         cursor.done |= cursor.next >= cursor.end();
         Ok(found)
@@ -188,36 +164,6 @@ impl Cursors {
         };
         cursors.entry(partition).or_insert(new)
     }
-}
-
-/// First and last offset of a batch.
-struct Span {
-    first: u64,
-    last: u64,
-}
-
-impl Span {
-    fn of(batch: &Batch) -> Self {
-        let first = u64::try_from(batch.header().base_offset).unwrap_or(0);
-        Self {
-            first,
-            last: first + u64::from(batch.count()).saturating_sub(1),
-        }
-    }
-}
-
-fn check(partition: u32, bytes: Bytes) -> Result<Batch, Error> {
-    Batch::check(bytes).map_err(|error| {
-        Error::data_loss(format!(
-            "a batch of partition {partition} arrived damaged: {error}"
-        ))
-    })
-}
-
-fn damaged(partition: u32, offset: u64, error: &dyn std::fmt::Display) -> Error {
-    Error::data_loss(format!(
-        "the batch at {partition}:{offset} cannot be read: {error}"
-    ))
 }
 
 #[cfg(test)]
