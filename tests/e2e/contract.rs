@@ -12,7 +12,7 @@ use regex::Regex;
 use crate::fixture::Fixture;
 
 /// Every command with a help text.
-const COMMANDS: [&str; 20] = [
+const COMMANDS: &[&str] = &[
     "",
     "dev",
     "serve",
@@ -26,7 +26,15 @@ const COMMANDS: [&str; 20] = [
     "pub",
     "sub",
     "get",
+    "status",
     "doctor",
+    "context",
+    "context ls",
+    "context set",
+    "context use",
+    "context rm",
+    "api",
+    "completion",
     "config",
     "config show",
     "config env",
@@ -43,6 +51,7 @@ fn help_texts() {
         process.args(command.split_whitespace()).arg("--help");
         process
             .env_remove("AQUEDUCT_SERVER")
+            .env_remove("AQUEDUCT_CONFIG")
             .env_remove("RUST_LOG")
             .stdin(Stdio::null());
         let finished = finish(&mut process).ok();

@@ -7,6 +7,7 @@
 
 mod access_log;
 mod cli;
+mod cli_tools;
 mod client;
 mod config;
 mod connections;

@@ -313,11 +313,8 @@ fn memory() -> Check {
 
 async fn broker(server: &str, timeout: Option<Duration>) -> Check {
     const NAME: &str = "broker";
-    let client = ClientArgs {
-        server: server.to_owned(),
-        timeout,
-    };
-    let stats = async { client.connect().await?.stats().await }.await;
+    let client = ClientArgs::at(server, timeout);
+    let stats = async { anyhow::Ok(client.connect().await?.stats().await?) }.await;
     match stats {
         Err(error) => Check::failed(NAME, error),
         Ok(stats) => {

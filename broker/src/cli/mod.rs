@@ -6,6 +6,8 @@
 //! to a broker through `aqueduct-client` only, and never look into its data directory; `log` does
 //! the opposite, on a stopped broker.
 
+mod connect;
+mod context;
 mod output;
 mod values;
 
@@ -14,6 +16,7 @@ mod serve;
 mod settings;
 
 mod publish;
+mod publish_dry;
 mod publish_flow;
 mod publish_input;
 mod publish_json;
@@ -28,15 +31,18 @@ mod log;
 mod log_walk;
 mod overlay;
 
+mod api;
 mod bench;
 mod doctor;
+mod manual;
+mod status;
 mod version;
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
-use aqueduct_client::Client;
 use clap::{Args, Parser, Subcommand};
 
+use connect::ClientArgs;
 use output::Format;
 
 /// A durable message queue and event-streaming broker.
@@ -67,6 +73,8 @@ enum Command {
     Sub(subscribe::SubscribeArgs),
     /// Print one message
     Get(get::GetArgs),
+    /// Look at a broker: what it holds, what it uses, how fast its disk is
+    Status(status::StatusArgs),
     /// Measure a broker and this machine
     Bench(bench::BenchArgs),
     /// Check this machine: disk, sync latency, limits, clock
@@ -75,34 +83,17 @@ enum Command {
     Log(log::LogArgs),
     /// Show, check and explain the configuration of a broker
     Config(config::ConfigArgs),
+    /// Name brokers, and say which one is meant
+    Context(context::ContextArgs),
+    /// Call any method of the broker's API with JSON
+    Api(api::ApiArgs),
+    /// Print the completions of a shell
+    Completion(manual::CompletionArgs),
+    /// Write man pages into a directory
+    #[command(hide = true)]
+    Man(manual::ManArgs),
     /// Print the version
     Version(version::VersionArgs),
-}
-
-/// How to reach a broker, and how to print what it says.
-#[derive(Debug, Args)]
-struct ClientArgs {
-    /// The broker's address
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        env = "AQUEDUCT_SERVER",
-        default_value = aqueduct_client::DEFAULT_SERVER
-    )]
-    server: String,
-    /// Longest wait for an answer, such as 500ms or 30s
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
-    timeout: Option<Duration>,
-}
-
-impl ClientArgs {
-    async fn connect(&self) -> Result<Client, aqueduct_client::Error> {
-        let mut builder = Client::builder().server(&self.server);
-        if let Some(timeout) = self.timeout {
-            builder = builder.request_timeout(timeout).connect_timeout(timeout);
-        }
-        builder.build().await
-    }
 }
 
 /// What most commands print.
@@ -138,6 +129,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Log(args) => log::run(args),
         Command::Config(args) => config::run(args),
+        Command::Status(args) => block_on(status::run(args)),
+        Command::Context(args) => context::run(args),
+        Command::Api(args) => block_on(api::run(args)),
+        Command::Completion(args) => manual::completion(args),
+        Command::Man(args) => manual::man(args),
         Command::Version(args) => version::run(args),
     }
 }

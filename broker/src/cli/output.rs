@@ -123,6 +123,12 @@ fn hint_for(error: &Error) -> Option<String> {
         Error::NotFound(_) if error.reason() == "TOPIC_NOT_FOUND" => {
             "`aqueduct topic ls` shows what there is, `aqueduct topic create NAME` makes one"
         }
+        Error::NotFound(_) if error.reason() == "GROUP_NOT_FOUND" => {
+            "`aqueduct group ls` shows what there is, `aqueduct group create TOPIC/GROUP` makes one"
+        }
+        Error::AlreadyExists(_) if error.reason() == "GROUP_EXISTS" => {
+            "`group create --if-not-exists` accepts what is there"
+        }
         Error::AlreadyExists(_) => "`topic create --if-not-exists` accepts what is there",
         Error::Unavailable(_) => {
             "is a broker running? `aqueduct dev` starts one; --server HOST:PORT names another"
@@ -194,13 +200,18 @@ pub(crate) fn table(header: &[&str]) -> Table {
     table
 }
 
-/// Prints a table, without the blanks that pad its first and its last column.
+/// Prints a table.
 pub(crate) fn print_table(table: &Table) -> io::Result<()> {
+    print(table_text(table))
+}
+
+/// A table without the blanks that pad its first and its last column.
+pub(crate) fn table_text(table: &Table) -> String {
     let trim = |line: String| {
         let line = line.strip_prefix(' ').unwrap_or(&line).trim_end();
         format!("{line}\n")
     };
-    print(table.lines().map(trim).collect::<String>())
+    table.lines().map(trim).collect()
 }
 
 /// Asks before something is destroyed. Where nobody can answer, `--yes` is required.

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aqueduct_client::{Compression, Error, Producer};
+use aqueduct_client::{Compression, Producer};
 use bytes::Bytes;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use super::{
     ClientArgs, OutputArgs,
     output::{self, Failure, Format, INTERRUPTED},
+    publish_dry::{self, Plan},
     publish_flow::{AcksFile, Collector, Sender, Stop, Tally},
     publish_input::{self, Dedup, Key, Rules, Shape, Source},
     values,
@@ -86,6 +87,9 @@ pub(super) struct PublishArgs {
     /// How long a batch may wait for more messages
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     linger: Option<Duration>,
+    /// Read the input and say what would be sent, send nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -105,6 +109,15 @@ enum InputFormat {
 
 pub(super) async fn run(args: PublishArgs) -> anyhow::Result<ExitCode> {
     let (source, rules) = input(&args)?;
+    if args.dry_run {
+        let (client, topic) = (args.client.connect().await?, &args.topic);
+        let plan = Plan {
+            topic,
+            source,
+            rules,
+        };
+        return publish_dry::run(&client, plan, args.output.output).await;
+    }
     let acks = args.acks_to.as_ref().map(AcksFile::open).transpose()?;
     let producer = match connect(&args).await {
         Ok(producer) => producer,
@@ -116,7 +129,7 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<ExitCode> {
                 ..Tally::default()
             };
             summarise(args.output.output, &tally, Duration::ZERO)?;
-            return Err(error.into());
+            return Err(error);
         }
     };
     let spread = args.producer.as_ref().map(|_| producer.partitions());
@@ -211,7 +224,7 @@ fn input(args: &PublishArgs) -> Result<(Source, Rules), Failure> {
     Ok((source, rules))
 }
 
-async fn connect(args: &PublishArgs) -> Result<Producer, Error> {
+async fn connect(args: &PublishArgs) -> anyhow::Result<Producer> {
     let client = args.client.connect().await?;
     let mut builder = client.producer(&args.topic).compression(args.compression);
     if let Some(name) = &args.producer {
@@ -226,7 +239,7 @@ async fn connect(args: &PublishArgs) -> Result<Producer, Error> {
     if let Some(timeout) = args.client.timeout {
         builder = builder.delivery_timeout(timeout);
     }
-    builder.build().await
+    Ok(builder.build().await?)
 }
 
 /// A line on the terminal, if there is one and nobody is typing there.

@@ -290,7 +290,8 @@ async fn trim(args: TrimArgs) -> anyhow::Result<()> {
         }
     };
     if !args.dry_run {
-        output::confirm(&format!("trimming topic {}", args.name), args.yes)?;
+        let doing = format!("trimming topic {}", args.name);
+        args.common.client.confirm(&doing, args.yes)?;
     }
     let client = args.common.client.connect().await?;
     let trimmed = client
@@ -306,10 +307,8 @@ async fn trim(args: TrimArgs) -> anyhow::Result<()> {
 
 async fn remove(args: RemoveArgs) -> anyhow::Result<()> {
     if !args.dry_run {
-        output::confirm(
-            &format!("deleting topic {} with all its messages", args.name),
-            args.yes,
-        )?;
+        let doing = format!("deleting topic {} with all its messages", args.name);
+        args.common.client.confirm(&doing, args.yes)?;
     }
     let client = args.common.client.connect().await?;
     // What is about to go, so that the output can say so.

@@ -140,6 +140,19 @@ pub(crate) fn show_retention(duration: Duration) -> String {
     show_duration(duration)
 }
 
+/// A duration at a glance: its two greatest units.
+pub(crate) fn show_long(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) if seconds < 10 => format!("{:.1} s", duration.as_secs_f64()),
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
 /// A size as people read it.
 pub(crate) fn show_size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()

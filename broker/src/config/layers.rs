@@ -1,7 +1,7 @@
 //! Flags over environment over file over defaults, and where each value came from.
 //!
 //! Every problem is collected with its place, so that one start shows them all. A value that a
-//! higher layer covers is checked all the same: it is wrong today and would be used tomorrow.
+//! higher layer covers is checked all the same: it is wrong now and would be used tomorrow.
 //! Reads no file and no environment itself: texts come in.
 
 use std::fmt;

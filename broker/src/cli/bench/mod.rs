@@ -180,10 +180,7 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     } else {
         None
     };
-    let mut builder = Client::builder().server(&args.client.server);
-    if let Some(timeout) = args.client.timeout {
-        builder = builder.request_timeout(timeout).connect_timeout(timeout);
-    }
+    let mut builder = args.client.builder()?;
     if let Some(broker) = &broker {
         builder = builder.server(broker.address());
     }
