@@ -41,9 +41,13 @@ impl LogInner {
             }
             view.last = cut.keep;
             view.next_offset = cut.next_offset;
+            // The words are behind every append before them, so what is kept is durable too; the
+            // completions of those appends come from before the cut and say nothing any more.
+            view.synced = cut.keep.map(|keep| keep.index);
             view.cut_here = true;
             dropped
         };
+        self.shared.drain.submit(Job::Checkpoints(self.clone()));
         if let Some((segment, sparse)) = shortened {
             // Points after the cut must go.
             *segment.index.lock() = IndexSlot::Growing(sparse);

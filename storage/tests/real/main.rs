@@ -2,14 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod threads;
+
 use std::sync::Arc;
 use std::sync::mpsc;
 
 use aqueduct_proto::compression::Compression;
 use aqueduct_proto::record::BatchBuilder;
 use aqueduct_storage::disk::RealDisk;
-use aqueduct_storage::{EntryId, Kind, Log, NewEntry, ReadPlan, Store, StoreOptions};
+use aqueduct_storage::{EntryId, Kind, Log, NewEntry, Store, StoreOptions};
 use bytes::Bytes;
+
+use self::threads::run;
 
 fn batch(count: usize, size: usize, timestamp: i64) -> Bytes {
     let mut builder = BatchBuilder::new(Compression::None);
@@ -58,10 +62,7 @@ fn open(dir: &std::path::Path) -> Store {
 }
 
 fn read(log: &Log, from: u64) -> Vec<Bytes> {
-    match log.plan_read(from, log.next_offset(), 1 << 20).unwrap() {
-        ReadPlan::Ready(batches) => batches,
-        ReadPlan::Blocking(read) => read.run().unwrap(),
-    }
+    run(log.plan_read(from, log.next_offset(), 1 << 20).unwrap()).unwrap()
 }
 
 #[test]
