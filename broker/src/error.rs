@@ -24,6 +24,28 @@ pub enum Code {
     Unknown,
 }
 
+/// Reasons of refusals that only the HTTP door has: the request never became a call.
+pub mod reason {
+    /// No such path.
+    pub const PATH_NOT_FOUND: &str = "PATH_NOT_FOUND";
+    /// The path has other verbs.
+    pub const METHOD_NOT_ALLOWED: &str = "METHOD_NOT_ALLOWED";
+    /// The body is of a kind that the path does not take.
+    pub const UNSUPPORTED_MEDIA_TYPE: &str = "UNSUPPORTED_MEDIA_TYPE";
+    /// The body is larger than any request may be.
+    pub const REQUEST_TOO_LARGE: &str = "REQUEST_TOO_LARGE";
+    /// The body did not keep up the least rate.
+    pub const BODY_TOO_SLOW: &str = "BODY_TOO_SLOW";
+    /// The bodies of other requests take all the room.
+    pub const TOO_MANY_BODIES: &str = "TOO_MANY_BODIES";
+    /// The method takes a stream, which JSON cannot give.
+    pub const STREAM_ONLY: &str = "STREAM_ONLY";
+    /// The time-out that the client gave has passed.
+    pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
+    /// A web page of another origin.
+    pub const ORIGIN_REFUSED: &str = "ORIGIN_REFUSED";
+}
+
 /// An answer that is not what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

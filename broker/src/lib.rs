@@ -6,7 +6,8 @@
 //! - `partition`: one owner per partition; publish, apply, read
 //! - `metadata`: what the cluster agrees on
 //! - `raft`: replication; the only place that names openraft
-//! - `grpc`: a front door; translates and holds no rules
+//! - `grpc`, `http`: the front doors, on one port; they translate and hold no rules
+//! - `metrics`: the node's numbers as Prometheus reads them
 //! - [`testing`]: a broker inside your own tests
 
 pub mod config;
@@ -17,8 +18,10 @@ pub mod testing;
 
 mod clock;
 mod grpc;
+mod http;
 mod listen;
 mod metadata;
+mod metrics;
 mod partition;
 mod publish;
 mod raft;

@@ -69,3 +69,19 @@ pub const MAX_DEDUP_WINDOW: Duration = Duration::from_secs(86_400);
 pub const DEFAULT_DEDUP_WINDOW: Duration = Duration::from_secs(600);
 /// What a publisher is told to wait when the disk is full.
 pub const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
+/// Commas and braces of one JSON body, which bound the memory that it becomes.
+pub const MAX_JSON_ELEMENTS: usize = 2_000_000;
+/// HTTP bodies above 64 KiB that are being read or worked on, whole node, bytes.
+pub const MAX_BODIES_BYTES: usize = 256 << 20;
+/// How long the body of an HTTP request may take at any rate.
+pub const BODY_GRACE: Duration = Duration::from_secs(10);
+/// What a body has to bring on average after that, bytes a second.
+pub const BODY_BYTES_PER_SECOND: usize = 16 << 10;
+/// How long an HTTP/1.1 connection may take from one answer to the end of the next header block.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Headers of an HTTP/1.1 request.
+pub const MAX_HTTP_HEADERS: usize = 100;
+/// Topics or groups in one metric; the rest is added up under the name `other`.
+pub const MAX_METRIC_LABELS: usize = 1_000;
+/// Streams that a client may reset before they were looked at; more end the connection.
+pub const MAX_PENDING_RESETS: usize = 64;

@@ -1,23 +1,40 @@
-//! The accept loop of the API port: connections to shards, limits, draining.
+//! The accept loop of the API port: connections to shards, protocols to doors, limits, draining.
 //!
-//! Sockets have Nagle's algorithm off. A connection that does not speak in time is closed; one
-//! beyond the limit is closed at once; running out of file descriptors pauses accepting and
-//! ends nothing.
+//! One port speaks HTTP/2 and HTTP/1.1; the first bytes of a connection decide. gRPC goes straight
+//! to its services, everything else to the HTTP door. Sockets have Nagle's algorithm off. A
+//! connection that does not speak in time is closed; one beyond the limit is closed at once;
+//! running out of file descriptors pauses accepting and ends nothing. While the node drains, a few
+//! short connections are still taken, so that whoever asks hears that it is not ready.
 
 use std::{
+    convert::Infallible,
+    future::Future,
     io,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
     time::Duration,
 };
 
+use http::{Request, Response, Version, header};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
-    service::TowerToHyperService,
 };
 use tokio::net::{TcpListener, TcpStream};
+use tower::Service;
 
-use crate::{grpc::Service, limits, services::Services, shards::Shards};
+use crate::{
+    grpc,
+    http::{AnswerBody, Door},
+    limits,
+    services::Services,
+    shards::Shards,
+};
 
 /// HTTP/2 flow control: what a client may send ahead of our reading, bytes.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -30,72 +47,97 @@ const SEND_BUFFER: usize = 1 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Pause after an accept failed for want of resources.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How an HTTP/2 connection begins.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Pause between looks at a preface that is not whole yet.
+const PREFACE_PAUSE: Duration = Duration::from_millis(10);
+/// Connections at a time while the node drains, and how long each may take.
+const MAX_PROBES: usize = 64;
+const PROBE_TIME: Duration = Duration::from_secs(2);
 
-/// Accepts until the node drains.
-pub(crate) async fn accept(
-    listener: TcpListener,
-    service: Service,
-    services: Arc<Services>,
-    shards: Arc<Shards>,
-) {
+/// Accepts until the task is ended.
+pub(crate) async fn accept(listener: TcpListener, doors: Doors, shards: Arc<Shards>) {
+    let probes = Arc::new(AtomicUsize::new(0));
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = services.drained() => return,
-        };
-        match accepted {
-            Ok((socket, _)) => hand_out(socket, &service, &services, &shards),
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             }
+        };
+        // A connection moves to its shard as a plain socket.
+        let socket = socket.set_nodelay(true).and_then(|()| socket.into_std());
+        match socket {
+            Ok(socket) if *doors.services.draining.borrow() => {
+                probe(socket, &doors, &probes, &shards);
+            }
+            Ok(socket) => hand_out(socket, &doors, &shards),
+            Err(error) => tracing::debug!(%error, "a connection was lost at once"),
         }
     }
 }
 
-fn hand_out(socket: TcpStream, service: &Service, services: &Arc<Services>, shards: &Shards) {
-    if services.stats.connections.load(Relaxed) >= limits::MAX_CONNECTIONS as u64 {
+fn hand_out(socket: std::net::TcpStream, doors: &Doors, shards: &Shards) {
+    let stats = &doors.services.stats;
+    if stats.connections.load(Relaxed) >= limits::MAX_CONNECTIONS as u64 {
+        stats.connections_refused.fetch_add(1, Relaxed);
         tracing::warn!(
             limit = limits::MAX_CONNECTIONS,
             "too many connections, one was closed"
         );
         return;
     }
-    let socket = match socket.set_nodelay(true).and_then(|()| socket.into_std()) {
-        Ok(socket) => socket,
-        Err(error) => return tracing::debug!(%error, "a connection was lost at once"),
-    };
-    let (service, services) = (service.clone(), services.clone());
-    services.stats.connections.fetch_add(1, Relaxed);
+    stats.connections.fetch_add(1, Relaxed);
+    stats.connections_total.fetch_add(1, Relaxed);
+    let (services, doors) = (doors.services.clone(), doors.clone());
     shards.next().spawn(async move {
-        if let Err(error) = serve(socket, service, &services).await {
+        if let Err(error) = serve(socket, doors, &services).await {
             tracing::debug!(error, "a connection ended");
         }
         services.stats.connections.fetch_sub(1, Relaxed);
     });
 }
 
+/// A connection that came while the node drains: not waited for, and not for long.
+fn probe(socket: std::net::TcpStream, doors: &Doors, probes: &Arc<AtomicUsize>, shards: &Shards) {
+    if probes.fetch_add(1, Relaxed) >= MAX_PROBES {
+        probes.fetch_sub(1, Relaxed);
+        return;
+    }
+    let (doors, probes) = (doors.clone(), probes.clone());
+    shards.next().spawn(async move {
+        let served = async {
+            let socket = TcpStream::from_std(socket)?;
+            let mut builder = builder(protocol(&socket).await?);
+            builder.http1().keep_alive(false);
+            let connection = builder.serve_connection(TokioIo::new(socket), doors);
+            connection.await.map_err(io::Error::other)
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(PROBE_TIME, served).await {
+            tracing::debug!(%error, "a connection ended");
+        }
+        probes.fetch_sub(1, Relaxed);
+    });
+}
+
 async fn serve(
     socket: std::net::TcpStream,
-    service: Service,
+    doors: Doors,
     services: &Services,
 ) -> Result<(), String> {
     let socket = TcpStream::from_std(socket).map_err(|error: io::Error| error.to_string())?;
-    speaks_in_time(&socket).await?;
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .max_send_buf_size(SEND_BUFFER)
-        .max_concurrent_streams(limits::MAX_STREAMS_PER_CONNECTION)
-        .max_header_list_size(limits::MAX_HEADER_BYTES)
-        .keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE);
-    let service = TowerToHyperService::new(service);
-    let connection = builder.serve_connection(TokioIo::new(socket), service);
+    let spoken = tokio::select! {
+        spoken = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, protocol(&socket)) => spoken,
+        () = services.drained() => return Ok(()),
+    };
+    let builder = match spoken {
+        Ok(Ok(protocol)) => builder(protocol),
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err("nothing was said in time".to_owned()),
+    };
+    let connection = builder.serve_connection(TokioIo::new(socket), doors);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -107,10 +149,122 @@ async fn serve(
     ended.map_err(|error| error.to_string())
 }
 
-/// Waits for the first byte, so that a silent connection costs nothing but its socket.
-async fn speaks_in_time(socket: &TcpStream) -> Result<(), String> {
-    match tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, socket.readable()).await {
-        Ok(readable) => readable.map_err(|error| error.to_string()),
-        Err(_) => Err("nothing was said in time".to_owned()),
+fn builder(protocol: Protocol) -> auto::Builder<TokioExecutor> {
+    match protocol {
+        Protocol::Http1 => http1(),
+        Protocol::Http2 => http2(),
+    }
+}
+
+fn http2() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_concurrent_streams(limits::MAX_STREAMS_PER_CONNECTION)
+        .max_header_list_size(limits::MAX_HEADER_BYTES)
+        .max_pending_accept_reset_streams(limits::MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(limits::MAX_PENDING_RESETS)
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE);
+    builder
+}
+
+fn http1() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEADER_TIMEOUT)
+        .max_headers(limits::MAX_HTTP_HEADERS)
+        .max_buf_size(limits::MAX_HEADER_BYTES as usize)
+        .half_close(true);
+    builder
+}
+
+/// What a connection speaks.
+#[derive(Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Looks at the first bytes without taking them. A silent connection costs nothing but its socket.
+async fn protocol(socket: &TcpStream) -> io::Result<Protocol> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let seen = socket.peek(&mut first).await?;
+        if seen == 0 || first[..seen] != PREFACE[..seen] {
+            return Ok(Protocol::Http1);
+        }
+        if seen == PREFACE.len() {
+            return Ok(Protocol::Http2);
+        }
+        // The rest is on its way; the socket is readable all the time.
+        tokio::time::sleep(PREFACE_PAUSE).await;
+    }
+}
+
+/// The doors, as a connection sees them: gRPC straight to its services, all else to the HTTP door.
+#[derive(Clone)]
+pub(crate) struct Doors {
+    grpc: grpc::Service,
+    http: Arc<Door>,
+    services: Arc<Services>,
+}
+
+impl Doors {
+    /// # Errors
+    /// If the compiled descriptors cannot be read, which the build rules out.
+    pub(crate) fn new(grpc: grpc::Service, services: Arc<Services>) -> Result<Doors, String> {
+        Ok(Doors {
+            http: Arc::new(Door::new(grpc.clone(), services.clone())?),
+            grpc,
+            services,
+        })
+    }
+}
+
+/// An answer to come.
+pub(crate) enum Answering {
+    Grpc(<grpc::Service as Service<Request<Incoming>>>::Future),
+    Http(Pin<Box<dyn Future<Output = Response<AnswerBody>> + Send>>),
+}
+
+impl hyper::service::Service<Request<Incoming>> for Doors {
+    type Response = Response<AnswerBody>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        if is_grpc(&request) {
+            self.services.stats.grpc_requests.fetch_add(1, Relaxed);
+            return Answering::Grpc(self.grpc.clone().call(request));
+        }
+        let door = self.http.clone();
+        Answering::Http(Box::pin(async move { door.answer(request).await }))
+    }
+}
+
+/// By its content type, over HTTP/2; gRPC-Web is another.
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    let rest = kind.and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
+    request.version() == Version::HTTP_2
+        && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+impl Future for Answering {
+    type Output = Result<Response<AnswerBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Answering::Grpc(answer) => Pin::new(answer).poll(context),
+            Answering::Http(answer) => answer.as_mut().poll(context).map(Ok),
+        }
     }
 }

@@ -10,7 +10,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use crate::{
     config::{Config, ConfigError},
     grpc, limits,
-    listen::accept,
+    listen::{self, Doors},
     metadata::{METADATA_GROUP, Metadata},
     retention,
     services::Services,
@@ -98,9 +98,8 @@ impl Node {
         shards.of(METADATA_GROUP).spawn(async move {
             grpc::report_draining(&health).await;
             drain.send_replace(true);
-            // It ends by the drain; an error means that it has ended.
-            let _ = accepting.await;
             wait_for_connections(&draining, grace).await;
+            accepting.abort();
             draining.topics.close().await;
             draining.metadata.shutdown().await;
             let _ = done.send(());
@@ -169,7 +168,8 @@ async fn start_on_shard(
         .await
         .map_err(io::Error::other)?;
     tokio::spawn(retention::run(services.clone(), config.retention_interval));
-    let accepting = tokio::spawn(accept(listener, service, services.clone(), shards.clone()));
+    let doors = Doors::new(service, services.clone()).map_err(io::Error::other)?;
+    let accepting = tokio::spawn(listen::accept(listener, doors, shards.clone()));
     Ok(Node {
         address,
         services,

@@ -4,6 +4,8 @@
 //! what is stored. In between lies only what concerns all partitions: limits of the topic, the
 //! choice of the partition, and the node's budget of bytes that wait for their sync.
 
+use std::{sync::Arc, time::Instant};
+
 use aqueduct_proto::{
     batch::{Batch, BatchError, Limits},
     partitioner,
@@ -17,6 +19,7 @@ use crate::{
     metadata::state::TopicConfig,
     partition::{Message, NewRecord, RecordsAnswer, Stored},
     services::Services,
+    stats::Histogram,
     topics::LiveTopic,
 };
 
@@ -42,6 +45,19 @@ struct Group {
 pub(crate) struct PendingMessages {
     slots: Vec<Slot>,
     groups: Vec<(u32, oneshot::Receiver<RecordsAnswer>)>,
+    timer: Timer,
+}
+
+/// Measures from the hand-over to the answer.
+struct Timer {
+    start: Instant,
+    times: Arc<Histogram>,
+}
+
+impl Timer {
+    fn stop(&self) {
+        self.times.observe(self.start.elapsed());
+    }
 }
 
 impl PendingMessages {
@@ -53,6 +69,9 @@ impl PendingMessages {
                 .await
                 .unwrap_or_else(|_| RecordsAnswer::Refused(lost()));
             answers.push((partition, answer));
+        }
+        if !answers.is_empty() {
+            self.timer.stop();
         }
         let result = |slot| match slot {
             Slot::Refused(partition, refusal) => (partition, Err(refusal)),
@@ -69,12 +88,15 @@ impl PendingMessages {
 pub(crate) struct PendingBatch {
     pub(crate) partition: u32,
     answer: oneshot::Receiver<Result<Stored, Refusal>>,
+    timer: Timer,
 }
 
 impl PendingBatch {
     /// Waits for the partition.
     pub(crate) async fn wait(self) -> Result<Stored, Refusal> {
-        self.answer.await.unwrap_or_else(|_| Err(lost()))
+        let answer = self.answer.await.unwrap_or_else(|_| Err(lost()));
+        self.timer.stop();
+        answer
     }
 }
 
@@ -85,6 +107,13 @@ fn lost() -> Refusal {
 }
 
 impl Services {
+    fn timer(&self) -> Timer {
+        Timer {
+            start: Instant::now(),
+            times: self.stats.publish_time.clone(),
+        }
+    }
+
     /// Hands messages to their partitions, in order; waits only for room.
     ///
     /// # Errors
@@ -97,6 +126,7 @@ impl Services {
         expected_offset: Option<u64>,
     ) -> Result<PendingMessages, Refusal> {
         self.check_draining()?;
+        let timer = self.timer();
         let (mut slots, groups) = sort_out(live, messages);
         if expected_offset.is_some() {
             check_expectable(&slots, groups.len())?;
@@ -113,6 +143,7 @@ impl Services {
         Ok(PendingMessages {
             slots,
             groups: receivers,
+            timer,
         })
     }
 
@@ -125,8 +156,8 @@ impl Services {
     ) -> Result<(), Refusal> {
         let bytes: usize = group.records.iter().map(NewRecord::bytes).sum();
         let permit = self.admit(bytes).await?;
-        self.stats
-            .received(group.records.len() as u64, bytes as u64);
+        let count = group.records.len() as u64;
+        self.stats.received(&live.traffic, count, bytes as u64);
         let records = group.records;
         let message = Message::Records {
             records,
@@ -149,13 +180,15 @@ impl Services {
         expected_offset: Option<u64>,
     ) -> Result<PendingBatch, Refusal> {
         self.check_draining()?;
+        let timer = self.timer();
         let target = live.partition(partition)?;
         let config = target.shared().config.load();
         let bytes = records.len();
         let batch = check_batch(records, &config)?;
         drop(config);
         let permit = self.admit(bytes).await?;
-        self.stats.received(u64::from(batch.count()), bytes as u64);
+        let count = u64::from(batch.count());
+        self.stats.received(&live.traffic, count, bytes as u64);
         let (answer, answered) = oneshot::channel();
         target
             .send(Message::Batch {
@@ -168,6 +201,7 @@ impl Services {
         Ok(PendingBatch {
             partition,
             answer: answered,
+            timer,
         })
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     limits::{MAX_DECOMPRESSED_BYTES, READ_CHUNK_BYTES},
     partition::{Chunk, Cursor, Place},
     services::Services,
+    stats::Traffic,
 };
 
 /// What is to be read.
@@ -115,6 +116,7 @@ struct Lane {
 /// A read in progress.
 pub(crate) struct ReadSession {
     services: Arc<Services>,
+    traffic: Arc<Traffic>,
     lanes: Vec<Lane>,
     turn: usize,
     wake: Arc<Notify>,
@@ -175,6 +177,7 @@ impl ReadSession {
         Ok((
             ReadSession {
                 services,
+                traffic: live.traffic.clone(),
                 lanes,
                 turn: 0,
                 wake,
@@ -227,7 +230,7 @@ impl ReadSession {
         };
         self.credit.take(count, bytes);
         self.left = self.left.map(|left| left.saturating_sub(count));
-        self.services.stats.sent(count, bytes);
+        self.services.stats.sent(&self.traffic, count, bytes);
         Ok(event)
     }
 }

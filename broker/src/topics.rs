@@ -32,6 +32,7 @@ use crate::{
     partition::{Partition, Place},
     shards::Shards,
     slips::closest,
+    stats::Traffic,
 };
 
 use self::rules::{changed_topic, check_config, check_labels, check_partitions};
@@ -43,6 +44,8 @@ const STARTS_AT_A_TIME: usize = 64;
 pub(crate) struct LiveTopic {
     pub(crate) topic: Topic,
     pub(crate) partitions: Vec<Partition>,
+    /// What went in and out, since the node started.
+    pub(crate) traffic: Arc<Traffic>,
     turn: AtomicU32,
 }
 
@@ -176,9 +179,16 @@ impl Topics {
             .try_collect()
             .await?;
         let partitions = running.into_iter().chain(started).collect();
+        // A change of the topic does not begin to count anew.
+        let traffic = self
+            .live
+            .read()
+            .get(&topic.name)
+            .map(|live| live.traffic.clone());
         let live = Arc::new(LiveTopic {
             topic,
             partitions,
+            traffic: traffic.unwrap_or_default(),
             turn: AtomicU32::new(0),
         });
         self.live

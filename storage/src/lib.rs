@@ -37,3 +37,4 @@ pub use error::{Error, ReadError};
 pub use log::{Checkpoint, Damage, Log, SegmentFacts};
 pub use read::{BlockingRead, ReadPlan};
 pub use store::{Store, StoreOptions, StoreStats};
+pub use sync_engine::SYNC_BOUNDS_US;

@@ -112,6 +112,10 @@ pub struct StoreStats {
     pub sync_p50_us: u64,
     /// 99th percentile of the last 1,024 rounds, in microseconds.
     pub sync_p99_us: u64,
+    /// Time of all rounds together, in microseconds.
+    pub sync_total_us: u64,
+    /// Rounds by the first of [`SYNC_BOUNDS_US`](crate::SYNC_BOUNDS_US) that they kept.
+    pub syncs_by_bound: [u64; crate::SYNC_BOUNDS_US.len() + 1],
     /// Bytes that may still be used, within all limits.
     pub free_bytes: u64,
     /// Bytes taken on disk.
@@ -375,6 +379,8 @@ impl Store {
             direct_syncs: counters.direct_syncs,
             sync_p50_us: counters.quantile_us(50),
             sync_p99_us: counters.quantile_us(99),
+            sync_total_us: counters.total_us,
+            syncs_by_bound: counters.by_bound,
             free_bytes: shared.pool.free_bytes(),
             used_bytes: shared.pool.used_bytes(),
         }

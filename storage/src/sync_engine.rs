@@ -58,12 +58,21 @@ struct Waiting {
     asleep: bool,
 }
 
+/// Bounds that the durations of sync rounds are counted by, microseconds.
+pub const SYNC_BOUNDS_US: [u64; 12] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000,
+];
+
 /// Counters of the engine.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) rounds: u64,
     pub(crate) journal_syncs: u64,
     pub(crate) direct_syncs: u64,
+    /// Time spent in all rounds, microseconds.
+    pub(crate) total_us: u64,
+    /// Rounds by the first bound of [`SYNC_BOUNDS_US`] that they kept; beyond all: the last.
+    pub(crate) by_bound: [u64; SYNC_BOUNDS_US.len() + 1],
     durations_us: Vec<u32>,
 }
 
@@ -72,6 +81,9 @@ impl Counters {
         let us = took.as_micros().min(u32::MAX.into()) as u32;
         let slot = self.rounds as usize % REMEMBERED;
         self.rounds += 1;
+        self.total_us += u64::from(us);
+        let within = SYNC_BOUNDS_US.partition_point(|bound| *bound < u64::from(us));
+        self.by_bound[within] += 1;
         match self.durations_us.get_mut(slot) {
             Some(old) => *old = us,
             None => self.durations_us.push(us),

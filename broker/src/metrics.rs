@@ -1,0 +1,371 @@
+//! The node's numbers as Prometheus reads them (OpenMetrics text). docs/metrics.md lists the names.
+//!
+//! Everything is looked up at the time of the scrape; the paths that carry messages only add to
+//! plain atomics. `/metrics` has nothing finer than topics and groups, and of those a bounded
+//! number: what is beyond is added up under `other`, so that a large node stays cheap to watch.
+
+use std::{
+    fmt::{Error, Write as _},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use aqueduct_storage::SYNC_BOUNDS_US;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry::Registry,
+};
+
+use crate::{
+    limits::{MAX_CONNECTIONS, MAX_METRIC_LABELS},
+    services::Services,
+    stats::{self, Traffic},
+    topics::LiveTopic,
+};
+
+/// Media type of what is rendered here.
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The label of what is beyond the bound.
+const OTHER: &str = "other";
+
+/// One metric: name, help, and a value for each set of labels.
+#[derive(Debug)]
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    values: Values,
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+#[derive(Debug)]
+enum Values {
+    Counter(Vec<(Labels, f64)>),
+    Gauge(Vec<(Labels, f64)>),
+    /// Counts by bound (seconds, the last infinite) and the sum.
+    Histogram(Vec<(f64, u64)>, f64),
+}
+
+/// All metrics of one scrape.
+#[derive(Debug, Default)]
+struct Scrape(Vec<Family>);
+
+impl Scrape {
+    fn add(&mut self, name: &'static str, help: &'static str, values: Values) {
+        self.0.push(Family { name, help, values });
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &'static str, value: f64) {
+        self.add(name, help, Values::Gauge(vec![(Vec::new(), value)]));
+    }
+
+    fn counter(&mut self, name: &'static str, help: &'static str, value: f64) {
+        self.add(name, help, Values::Counter(vec![(Vec::new(), value)]));
+    }
+
+    fn render(self) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut out = String::new();
+        if let Err(error) = text::encode(&mut out, &registry) {
+            // Only a broken sink can fail, and a string is none.
+            tracing::error!(%error, "the metrics could not be written");
+        }
+        out
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        for family in &self.0 {
+            let kind = match &family.values {
+                Values::Counter(_) => MetricType::Counter,
+                Values::Gauge(_) => MetricType::Gauge,
+                Values::Histogram(..) => MetricType::Histogram,
+            };
+            let metric = encoder.encode_descriptor(family.name, family.help, None, kind)?;
+            family.values.encode_into(metric)?;
+        }
+        Ok(())
+    }
+}
+
+impl Values {
+    fn encode_into(&self, mut metric: MetricEncoder<'_>) -> Result<(), Error> {
+        match self {
+            Values::Counter(values) => values.iter().try_for_each(|(labels, value)| {
+                with(&mut metric, labels, |metric| {
+                    metric.encode_counter::<NoLabelSet, _, f64>(value, None)
+                })
+            }),
+            Values::Gauge(values) => values.iter().try_for_each(|(labels, value)| {
+                with(&mut metric, labels, |metric| metric.encode_gauge(value))
+            }),
+            Values::Histogram(buckets, sum) => {
+                let count = buckets.iter().map(|(_, count)| count).sum();
+                metric.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)
+            }
+        }
+    }
+}
+
+/// Encodes one value with its labels, if it has any.
+fn with(
+    metric: &mut MetricEncoder<'_>,
+    labels: &Labels,
+    encode: impl FnOnce(&mut MetricEncoder<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    if labels.is_empty() {
+        encode(metric)
+    } else {
+        encode(&mut metric.encode_family(labels)?)
+    }
+}
+
+/// `/metrics`.
+pub(crate) fn render(services: &Services) -> String {
+    let mut scrape = Scrape::default();
+    process(services, &mut scrape);
+    requests(services, &mut scrape);
+    disk(services, &mut scrape);
+    topics(services, &mut scrape);
+    scrape.render()
+}
+
+fn process(services: &Services, scrape: &mut Scrape) {
+    let cost = stats::process_cost();
+    let info = [
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("durability", "synced".to_owned()),
+    ];
+    scrape.add(
+        "aqueduct_build_info",
+        "What runs; always 1",
+        Values::Gauge(vec![(info.into(), 1.0)]),
+    );
+    let uptime = services.stats.uptime_ms() as f64 / 1e3;
+    scrape.gauge("aqueduct_uptime_seconds", "Since the node started", uptime);
+    let draining = u8::from(*services.draining.borrow());
+    scrape.gauge(
+        "aqueduct_draining",
+        "1 while the node shuts down",
+        draining.into(),
+    );
+    scrape.counter(
+        "aqueduct_process_cpu_seconds",
+        "Processor time, user and system",
+        cost.cpu_us as f64 / 1e6,
+    );
+    scrape.gauge(
+        "aqueduct_process_resident_memory_bytes",
+        "Memory of the process, mapped files included",
+        cost.rss_bytes as f64,
+    );
+    scrape.gauge(
+        "aqueduct_process_resident_memory_peak_bytes",
+        "The same at its peak",
+        cost.rss_peak_bytes as f64,
+    );
+}
+
+fn requests(services: &Services, scrape: &mut Scrape) {
+    let stats = &services.stats;
+    scrape.gauge(
+        "aqueduct_connections",
+        "Open connections",
+        stats.connections.load(Relaxed) as f64,
+    );
+    scrape.gauge(
+        "aqueduct_connections_limit",
+        "Connections that may be open",
+        MAX_CONNECTIONS as f64,
+    );
+    scrape.counter(
+        "aqueduct_connections_accepted",
+        "Connections that were taken",
+        stats.connections_total.load(Relaxed) as f64,
+    );
+    scrape.counter(
+        "aqueduct_connections_refused",
+        "Connections that were closed because there were too many",
+        stats.connections_refused.load(Relaxed) as f64,
+    );
+    scrape.counter(
+        "aqueduct_grpc_requests",
+        "Calls and streams that came by gRPC",
+        stats.grpc_requests.load(Relaxed) as f64,
+    );
+    let classes = stats
+        .http_answers
+        .iter()
+        .zip(["1xx", "2xx", "3xx", "4xx", "5xx"]);
+    let answers = classes.map(|(count, class)| {
+        let labels = vec![("class", class.to_owned())];
+        (labels, count.load(Relaxed) as f64)
+    });
+    scrape.add(
+        "aqueduct_http_answers",
+        "Answers of the HTTP door by class of status",
+        Values::Counter(answers.collect()),
+    );
+    let (counts, sum_us) = stats.publish_time.read();
+    scrape.add(
+        "aqueduct_publish_duration_seconds",
+        "From handing messages to their partitions to the answer, which comes after the sync",
+        histogram(&stats::BOUNDS_US, &counts, sum_us),
+    );
+}
+
+fn disk(services: &Services, scrape: &mut Scrape) {
+    let disk = services.store.stats();
+    scrape.add(
+        "aqueduct_sync_duration_seconds",
+        "Rounds of making what waits durable",
+        histogram(&SYNC_BOUNDS_US, &disk.syncs_by_bound, disk.sync_total_us),
+    );
+    scrape.gauge(
+        "aqueduct_disk_free_bytes",
+        "What may still be used, within all limits",
+        disk.free_bytes as f64,
+    );
+    scrape.gauge(
+        "aqueduct_disk_used_bytes",
+        "What the data directory takes, prepared files included",
+        disk.used_bytes as f64,
+    );
+}
+
+/// Sums over topics of one label.
+#[derive(Default)]
+struct TopicSums {
+    traffic: [u64; 4],
+    log_bytes: u64,
+    partitions: u64,
+    unavailable: u64,
+}
+
+impl TopicSums {
+    fn add(&mut self, live: &LiveTopic) {
+        for (sum, counter) in self.traffic.iter_mut().zip(counters(&live.traffic)) {
+            *sum += counter;
+        }
+        for partition in &live.partitions {
+            self.log_bytes += partition.shared().log.size_bytes();
+            self.unavailable += u64::from(partition.unavailable().is_some());
+        }
+        self.partitions += live.partitions.len() as u64;
+    }
+}
+
+fn counters(traffic: &Traffic) -> [u64; 4] {
+    [
+        traffic.messages_in.load(Relaxed),
+        traffic.bytes_in.load(Relaxed),
+        traffic.messages_out.load(Relaxed),
+        traffic.bytes_out.load(Relaxed),
+    ]
+}
+
+/// Name and help of the counters of [`counters`].
+const TRAFFIC: [(&str, &str); 4] = [
+    (
+        "aqueduct_topic_messages_in",
+        "Messages published to the topic",
+    ),
+    ("aqueduct_topic_bytes_in", "Their bytes"),
+    (
+        "aqueduct_topic_messages_out",
+        "Messages read from the topic, by whomever",
+    ),
+    ("aqueduct_topic_bytes_out", "Their bytes"),
+];
+
+fn topics(services: &Services, scrape: &mut Scrape) {
+    let all = services.topics.all();
+    scrape.gauge("aqueduct_topics", "Topics", all.len() as f64);
+    let mut sums: Vec<(Labels, TopicSums)> = Vec::new();
+    for (n, live) in all.iter().enumerate() {
+        if n <= MAX_METRIC_LABELS {
+            let name = if n < MAX_METRIC_LABELS {
+                live.topic.name.as_str()
+            } else {
+                OTHER
+            };
+            sums.push((vec![("topic", name.to_owned())], TopicSums::default()));
+        }
+        if let Some((_, sum)) = sums.last_mut() {
+            sum.add(live);
+        }
+    }
+    let total = |of: fn(&TopicSums) -> u64| sums.iter().map(|(_, sum)| of(sum)).sum::<u64>() as f64;
+    scrape.gauge(
+        "aqueduct_partitions",
+        "Partitions",
+        total(|sum| sum.partitions),
+    );
+    scrape.gauge(
+        "aqueduct_partitions_unavailable",
+        "Partitions that take no messages now",
+        total(|sum| sum.unavailable),
+    );
+    let each = |of: &dyn Fn(&TopicSums) -> u64| {
+        let value = |(labels, sum): &(Labels, TopicSums)| (labels.clone(), of(sum) as f64);
+        sums.iter().map(value).collect::<Vec<_>>()
+    };
+    for (n, (name, help)) in TRAFFIC.into_iter().enumerate() {
+        scrape.add(name, help, Values::Counter(each(&|sum| sum.traffic[n])));
+    }
+    scrape.add(
+        "aqueduct_topic_log_bytes",
+        "Bytes of log on disk",
+        Values::Gauge(each(&|sum| sum.log_bytes)),
+    );
+    scrape.add(
+        "aqueduct_topic_partitions",
+        "Partitions of the topic",
+        Values::Gauge(each(&|sum| sum.partitions)),
+    );
+}
+
+fn histogram(bounds_us: &[u64], counts: &[u64], sum_us: u64) -> Values {
+    let bounds = bounds_us.iter().map(|us| *us as f64 / 1e6);
+    let buckets = bounds.chain([f64::INFINITY]).zip(counts.iter().copied());
+    Values::Histogram(buckets.collect(), sum_us as f64 / 1e6)
+}
+
+/// `/metrics/detailed`: each partition of one topic.
+pub(crate) fn render_partitions(live: &Arc<LiveTopic>) -> String {
+    let mut scrape = Scrape::default();
+    let each = |of: &dyn Fn(&crate::partition::Partition) -> f64| {
+        let value = |partition: &crate::partition::Partition| {
+            let mut number = String::new();
+            // Writing to a string does not fail.
+            let _ = write!(number, "{}", partition.shared().number);
+            let labels = vec![("topic", live.topic.name.clone()), ("partition", number)];
+            (labels, of(partition))
+        };
+        Values::Gauge(live.partitions.iter().map(value).collect())
+    };
+    scrape.add(
+        "aqueduct_partition_log_start_offset",
+        "First readable offset",
+        each(&|partition| partition.shared().log_start_offset() as f64),
+    );
+    scrape.add(
+        "aqueduct_partition_high_watermark",
+        "One past the last acknowledged message",
+        each(&|partition| partition.shared().high_watermark() as f64),
+    );
+    scrape.add(
+        "aqueduct_partition_log_bytes",
+        "Bytes of log on disk",
+        each(&|partition| partition.shared().log.size_bytes() as f64),
+    );
+    scrape.add(
+        "aqueduct_partition_available",
+        "1 if the partition takes messages",
+        each(&|partition| f64::from(u8::from(partition.unavailable().is_none()))),
+    );
+    scrape.render()
+}
