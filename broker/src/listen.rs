@@ -181,8 +181,7 @@ fn http1() -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(limits::HEADER_TIMEOUT)
         .max_headers(limits::MAX_HTTP_HEADERS)
-        .max_buf_size(limits::MAX_HEADER_BYTES as usize)
-        .half_close(true);
+        .max_buf_size(limits::MAX_HEADER_BYTES as usize);
     builder
 }
 
