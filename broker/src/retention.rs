@@ -26,6 +26,7 @@ pub(crate) async fn run(services: Arc<Services>, interval: Duration) {
             // Other tasks of this thread have their turn between topics.
             tokio::task::yield_now().await;
         }
+        services.topics.catch_up_all().await;
         services.metadata.compact().await;
     }
 }
@@ -44,7 +45,10 @@ async fn look_at(partition: &Partition) {
     if policy.max_age_ms.is_none() && policy.max_bytes.is_none() {
         return;
     }
-    let (segments, now_ms) = (shared.log.segments(), clock::now_ms());
+    // The high watermark first: what is published in between is in no segment looked at, or it is
+    // and then lies above the mark.
+    let (high_watermark, now_ms) = (shared.high_watermark(), clock::now_ms());
+    let segments = shared.log.segments();
     let mut before = boundary(&segments, policy, now_ms);
     if let Some(last) = segments
         .last()
@@ -52,9 +56,9 @@ async fn look_at(partition: &Partition) {
     {
         // An idle topic: its last segment would stay for want of a next one. The trim below is
         // the first entry of that next one, and the segment goes when retention looks again.
-        if last.base_offset < shared.high_watermark() {
+        if last.base_offset < high_watermark {
             shared.log.roll();
-            before = Some(shared.high_watermark());
+            before = Some(high_watermark);
         }
     }
     let Some(before) = before else { return };

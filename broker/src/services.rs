@@ -21,7 +21,7 @@ const PERMIT_BYTES: usize = 1_024;
 
 /// The node, as a door uses it.
 pub(crate) struct Services {
-    pub(crate) topics: Topics,
+    pub(crate) topics: Arc<Topics>,
     pub(crate) metadata: Metadata,
     pub(crate) store: Store,
     pub(crate) stats: Stats,
@@ -49,7 +49,7 @@ impl Services {
         let budget_permits = in_flight_bytes / PERMIT_BYTES;
         let budget = Arc::new(Semaphore::new(budget_permits));
         Services {
-            topics,
+            topics: Arc::new(topics),
             metadata,
             store,
             stats: Stats::new(),

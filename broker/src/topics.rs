@@ -2,13 +2,18 @@
 //! partitions run for them.
 //!
 //! A change is first agreed on (metadata), then carried out here: logs are made, partitions
-//! started, and only then does the caller get an answer. What a crash leaves undone is done at
-//! the next start, when the running partitions are brought in line with the metadata.
+//! started, and only then does the caller get an answer. A change runs in a task of its own, so
+//! that a caller who hangs up leaves nothing half done. What an error leaves undone is done
+//! before the topic's next change or use, what a crash leaves undone at the next start: the
+//! running partitions are brought in line with the metadata.
 
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::Future,
     io,
     sync::{
         Arc,
@@ -107,7 +112,7 @@ pub(crate) struct Topics {
     shards: Arc<Shards>,
     live: RwLock<BTreeMap<String, Arc<LiveTopic>>>,
     /// One change at a time, from proposal to running partitions.
-    changing: tokio::sync::Mutex<()>,
+    changing: Arc<tokio::sync::Mutex<()>>,
     auto_create: Option<u32>,
 }
 
@@ -131,7 +136,7 @@ impl Topics {
             store,
             shards,
             live: RwLock::default(),
-            changing: tokio::sync::Mutex::default(),
+            changing: Arc::default(),
             auto_create,
         };
         let known: Vec<Topic> = topics
@@ -222,25 +227,42 @@ impl Topics {
     /// The topic of this name ("orders" or "topics/orders").
     ///
     /// # Errors
-    /// If the name cannot be or there is no such topic.
+    /// If the name cannot be or there is no such topic; `Unavailable` if it does not run yet.
     pub(crate) fn get(&self, name: &str) -> Result<Arc<LiveTopic>, Refusal> {
         let name = parse_name(name)?;
-        let live = self.live.read();
-        live.get(name)
-            .cloned()
-            .ok_or_else(|| Refusal::TopicNotFound {
-                topic: name.to_owned(),
-                did_you_mean: closest(name, live.keys()),
-            })
+        if let Some(live) = self.live.read().get(name) {
+            return Ok(live.clone());
+        }
+        if self.agreed(name).is_some() {
+            return Err(Refusal::Unavailable {
+                why: format!("topic \"{name}\" is being started"),
+            });
+        }
+        Err(Refusal::TopicNotFound {
+            topic: name.to_owned(),
+            did_you_mean: closest(name, self.live.read().keys()),
+        })
+    }
+
+    /// The topic of this name as the metadata has it.
+    fn agreed(&self, name: &str) -> Option<Topic> {
+        self.metadata.view().read().topics.get(name).cloned()
     }
 
     /// The topic to publish to: created on the way if the node does that.
     ///
     /// # Errors
     /// As [`Topics::get`].
-    pub(crate) async fn get_or_create(&self, name: &str) -> Result<Arc<LiveTopic>, Refusal> {
+    pub(crate) async fn get_or_create(
+        self: &Arc<Self>,
+        name: &str,
+    ) -> Result<Arc<LiveTopic>, Refusal> {
         let missing = match self.get(name) {
             Err(missing @ Refusal::TopicNotFound { .. }) => missing,
+            Err(Refusal::Unavailable { .. }) => {
+                self.catch_up(parse_name(name)?).await?;
+                return self.get(name);
+            }
             other => return other,
         };
         let Some(partitions) = self.auto_create else {
@@ -282,7 +304,7 @@ impl Topics {
     /// # Errors
     /// If it exists, a field cannot be, or a limit is reached.
     pub(crate) async fn create(
-        &self,
+        self: &Arc<Self>,
         new: NewTopic,
         validate_only: bool,
     ) -> Result<Topic, Refusal> {
@@ -290,8 +312,7 @@ impl Topics {
         check_partitions(new.partitions)?;
         check_config(&new.config)?;
         check_labels(&new.labels)?;
-        let _changing = self.changing.lock().await;
-        let change = CreateTopic {
+        let create = CreateTopic {
             name: name.clone(),
             partitions: new.partitions,
             config: new.config,
@@ -300,11 +321,18 @@ impl Topics {
         if validate_only {
             let mut state = self.metadata.view().read().clone();
             let now_ms = crate::clock::now_ms();
-            let change = Some(Change::CreateTopic(change));
+            let change = Some(Change::CreateTopic(create));
             let outcome = state.apply(crate::metadata::state::Command { now_ms, change });
             return topic_of(outcome, &name, None);
         }
-        let outcome = self.metadata.propose(Change::CreateTopic(change)).await?;
+        self.change(async move |topics: Arc<Topics>| topics.carry_out_create(create).await)
+            .await
+    }
+
+    async fn carry_out_create(&self, create: CreateTopic) -> Result<Topic, Refusal> {
+        let name = create.name.clone();
+        self.settle(&name).await?;
+        let outcome = self.metadata.propose(Change::CreateTopic(create)).await?;
         let topic = topic_of(outcome, &name, None)?;
         self.run(topic.clone(), Vec::new())
             .await
@@ -317,12 +345,25 @@ impl Topics {
     /// # Errors
     /// As [`Topics::create`], and if it has changed since the caller looked.
     pub(crate) async fn update(
+        self: &Arc<Self>,
+        name: &str,
+        change: TopicChange,
+        validate_only: bool,
+    ) -> Result<Topic, Refusal> {
+        let name = parse_name(name)?.to_owned();
+        self.change(async move |topics: Arc<Topics>| {
+            topics.carry_out_update(&name, change, validate_only).await
+        })
+        .await
+    }
+
+    async fn carry_out_update(
         &self,
         name: &str,
         change: TopicChange,
         validate_only: bool,
     ) -> Result<Topic, Refusal> {
-        let _changing = self.changing.lock().await;
+        self.settle(name).await?;
         let live = self.get(name)?;
         let expected = change.version;
         let changed = changed_topic(&live.topic, change)?;
@@ -333,16 +374,15 @@ impl Topics {
             return Ok(changed.0);
         }
         let (topic, partitions) = changed;
-        let name = topic.name.clone();
         let update = UpdateTopic {
-            name: name.clone(),
+            name: topic.name,
             partitions,
             config: topic.config,
             labels: topic.labels,
             from_version: live.topic.version,
         };
         let outcome = self.metadata.propose(Change::UpdateTopic(update)).await?;
-        let topic = topic_of(outcome, &name, Some(&live.topic))?;
+        let topic = topic_of(outcome, name, Some(&live.topic))?;
         self.run(topic.clone(), live.partitions.clone())
             .await
             .map_err(not_carried_out)?;
@@ -353,40 +393,126 @@ impl Topics {
     ///
     /// # Errors
     /// If there is none.
-    pub(crate) async fn delete(&self, name: &str, validate_only: bool) -> Result<(), Refusal> {
-        let _changing = self.changing.lock().await;
-        let live = self.get(name)?;
+    pub(crate) async fn delete(
+        self: &Arc<Self>,
+        name: &str,
+        validate_only: bool,
+    ) -> Result<(), Refusal> {
+        let name = parse_name(name)?.to_owned();
         if validate_only {
-            return Ok(());
+            return self.get(&name).map(drop);
         }
-        let name = live.topic.name.clone();
-        let outcome = self
-            .metadata
-            .propose(Change::DeleteTopic(name.clone()))
-            .await?;
-        topic_of(outcome, &name, None)?;
-        self.live.write().remove(&name);
+        self.change(async move |topics: Arc<Topics>| topics.carry_out_delete(&name).await)
+            .await
+    }
+
+    async fn carry_out_delete(&self, name: &str) -> Result<(), Refusal> {
+        // A topic that could not be started can be deleted all the same.
+        if self.agreed(name).is_none() {
+            self.settle(name).await?;
+            return self.get(name).map(drop);
+        }
+        let delete = Change::DeleteTopic(name.to_owned());
+        let topic = topic_of(self.metadata.propose(delete).await?, name, None)?;
+        let live = self.live.write().remove(name);
+        self.remove(topic, live).await.map_err(not_carried_out)
+    }
+
+    /// Stops what runs of a deleted topic and removes its logs.
+    async fn remove(&self, topic: Topic, live: Option<Arc<LiveTopic>>) -> io::Result<()> {
         let gone = Refusal::TopicNotFound {
-            topic: name,
+            topic: topic.name,
             did_you_mean: None,
         };
-        let closing = live
-            .partitions
-            .iter()
-            .map(|partition| partition.close(gone.clone()));
-        futures::future::join_all(closing).await;
-        let (store, groups) = (self.store.clone(), live.topic.groups.clone());
+        let partitions = live.iter().flat_map(|live| &live.partitions);
+        futures::future::join_all(partitions.map(|p| p.close(gone.clone()))).await;
+        let store = self.store.clone();
         let removed = tokio::task::spawn_blocking(move || {
-            groups.into_iter().try_for_each(|id| store.remove_log(id))
+            let logs: BTreeSet<u64> = store.logs().into_iter().collect();
+            let mut groups = topic.groups.into_iter().filter(|id| logs.contains(id));
+            groups.try_for_each(|id| store.remove_log(id))
         });
-        removed
+        removed.await?.map_err(|error| {
+            // The topic is gone for every user; its files go at the next start.
+            tracing::warn!(%error, "the log of a deleted topic was not removed");
+            io::Error::other(error)
+        })
+    }
+
+    /// Carries out one change at a time, to its end even if its caller is gone by then:
+    /// otherwise what was agreed on and what runs would differ.
+    async fn change<T, F>(
+        self: &Arc<Self>,
+        change: impl FnOnce(Arc<Topics>) -> F,
+    ) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Refusal>> + Send + 'static,
+    {
+        let changing = self.changing.clone().lock_owned().await;
+        let change = change(self.clone());
+        let carried_out = tokio::spawn(async move {
+            let result = change.await;
+            drop(changing);
+            result
+        });
+        carried_out
             .await
-            .map_err(|error| not_carried_out(io::Error::other(error)))?
-            .map_err(|error| {
-                // The topic is gone for every user; its files go at the next start.
-                tracing::warn!(%error, "the log of a deleted topic was not removed");
-                not_carried_out(io::Error::other(error))
-            })
+            .unwrap_or_else(|error| Err(not_carried_out(io::Error::other(error))))
+    }
+
+    /// Brings what runs of a topic in line with what was agreed on, where an earlier change
+    /// failed half way. To be called by changes alone.
+    async fn settle(&self, name: &str) -> Result<(), Refusal> {
+        let running = self.live.read().get(name).cloned();
+        let settled = match (self.agreed(name), running) {
+            (Some(agreed), Some(live)) if agreed.id == live.topic.id => {
+                if agreed.version == live.topic.version {
+                    return Ok(());
+                }
+                self.run(agreed, live.partitions.clone()).await.map(drop)
+            }
+            (agreed, Some(live)) => {
+                self.live.write().remove(name);
+                // Its logs, if they stay, go at the next start.
+                let _ = self.remove(live.topic.clone(), Some(live)).await;
+                match agreed {
+                    Some(agreed) => self.run(agreed, Vec::new()).await.map(drop),
+                    None => Ok(()),
+                }
+            }
+            (Some(agreed), None) => self.run(agreed, Vec::new()).await.map(drop),
+            (None, None) => Ok(()),
+        };
+        settled.map_err(|error| Refusal::Unavailable {
+            why: format!("an earlier change of the topic is not carried out yet: {error}"),
+        })
+    }
+
+    /// Waits for the change of this topic that is under way, and completes one that failed.
+    async fn catch_up(self: &Arc<Self>, name: &str) -> Result<(), Refusal> {
+        let name = name.to_owned();
+        self.change(async move |topics: Arc<Topics>| topics.settle(&name).await)
+            .await
+    }
+
+    /// Completes every change that failed half way.
+    pub(crate) async fn catch_up_all(self: &Arc<Self>) {
+        let versions = |topic: &Topic| (topic.name.clone(), (topic.id, topic.version));
+        let running: BTreeMap<_, _> = self.all().iter().map(|l| versions(&l.topic)).collect();
+        let agreed: BTreeMap<_, _> = {
+            let view = self.metadata.view().read();
+            view.topics.values().map(versions).collect()
+        };
+        let names: BTreeSet<&String> = running.keys().chain(agreed.keys()).collect();
+        for name in names {
+            if running.get(name) == agreed.get(name) {
+                continue;
+            }
+            if let Err(refusal) = self.catch_up(name).await {
+                tracing::warn!(topic = %name, %refusal, "a topic does not run as agreed");
+            }
+        }
     }
 
     /// Forgets messages of one partition or all; answers the first offset left of each.
@@ -426,6 +552,8 @@ impl Topics {
 
     /// Closes every partition, answering what was accepted.
     pub(crate) async fn close(&self) {
+        // A change under way would start partitions behind our back.
+        let _changing = self.changing.lock().await;
         for live in self.all() {
             let closing = live.partitions.iter().map(|p| p.close(Refusal::Draining));
             futures::future::join_all(closing).await;
