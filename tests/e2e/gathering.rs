@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use aqueduct_proto::{
+    attributes,
     compression::Compression,
+    record::{BatchBuilder, Header},
     v1::{Message, PublishResponse, PublishStreamRequest, publish_stream_response},
 };
 use aqueduct_tests::grpc::{Api, Refused, message};
@@ -15,7 +17,7 @@ use tonic::Code;
 
 use crate::{
     fixture::Fixture,
-    publishing::{messages, open, request, stream},
+    publishing::{batch, batch_results, messages, open, request, stream},
 };
 
 /// Two of these do not fit one batch, and all of them together no entry of a log.
@@ -138,6 +140,32 @@ async fn dedup_ids_without_a_key_meet_themselves_on_every_partition() {
     let mut api = broker.api().await;
     assert_eq!(publish_ids(&mut api, &ids, 13).await, again, "after a stop");
     assert_eq!(broker.cli.read_all("orders").len(), 303);
+}
+
+/// Nobody looks for ids in batches that a client encoded: their producer's sequence is what counts.
+#[tokio::test]
+async fn dedup_ids_inside_encoded_batches_are_only_headers() {
+    let broker = Fixture::new();
+    let mut api = broker.api().await;
+    api.create("orders", 1).await;
+    let id = Header::new(attributes::DEDUP_ID, Bytes::from_static(b"twice"));
+    let mut builder = BatchBuilder::new(Compression::None);
+    builder.push(1_700_000_000_000, None, Some(b"encoded"), &[id]);
+    let encoded = builder.finish().unwrap();
+    let requests = vec![open("orders"), batch(0, encoded.clone()), batch(0, encoded)];
+    let results = batch_results(&stream(&mut api, requests).await);
+    assert_eq!(results, [Ok((0, false)), Ok((1, false))]);
+    let message = Message {
+        dedup_id: "twice".to_owned(),
+        ..message(0, "a message")
+    };
+    for duplicate in [false, true] {
+        let answer = api
+            .publisher
+            .publish(request("orders", vec![message.clone()]));
+        let places = places(answer.await.unwrap().into_inner());
+        assert_eq!(places, [(0, 2, duplicate)]);
+    }
 }
 
 /// What breaks a stream is said even if it arrived together with requests that are good.
