@@ -7,6 +7,7 @@
 //! before the topic's next change or use, what a crash leaves undone at the next start: the
 //! running partitions are brought in line with the metadata.
 
+mod outcome;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -29,10 +30,9 @@ use parking_lot::RwLock;
 use crate::{
     config::Config,
     error::Refusal,
-    limits,
     metadata::{
         METADATA_GROUP, Metadata,
-        state::{Change, CreateTopic, Denied, Outcome, Topic, TopicConfig, UpdateTopic},
+        state::{Change, CreateTopic, Topic, TopicConfig, UpdateTopic},
     },
     partition::{Partition, Place},
     shards::Shards,
@@ -40,7 +40,10 @@ use crate::{
     stats::Traffic,
 };
 
-use self::rules::{changed_topic, check_config, check_labels, check_partitions};
+use self::{
+    outcome::{etag_mismatch, not_carried_out, topic_of},
+    rules::{changed_topic, check_config, check_labels, check_partitions},
+};
 
 /// Partitions that are started at a time.
 const STARTS_AT_A_TIME: usize = 64;
@@ -563,47 +566,4 @@ impl Topics {
 
 fn parse_name(name: &str) -> Result<&str, Refusal> {
     names::parse_topic(name).map_err(|error| Refusal::invalid("topic", error.to_string()))
-}
-
-fn not_carried_out(error: io::Error) -> Refusal {
-    Refusal::Unknown {
-        why: format!("agreed on, but not carried out yet: {error}"),
-    }
-}
-
-fn etag_mismatch(topic: &Topic, expected: u64) -> Refusal {
-    Refusal::EtagMismatch {
-        topic: topic.name.clone(),
-        expected: expected.to_string(),
-        actual: topic.version.to_string(),
-    }
-}
-
-fn topic_of(outcome: Outcome, name: &str, seen: Option<&Topic>) -> Result<Topic, Refusal> {
-    let denied = match outcome {
-        Outcome::Topic(topic) => return Ok(topic),
-        Outcome::Denied(why) => Denied::try_from(why).unwrap_or(Denied::Unreadable),
-        Outcome::Producer(_) => Denied::Unreadable,
-    };
-    let topic = name.to_owned();
-    Err(match denied {
-        Denied::Exists => Refusal::TopicExists { topic },
-        Denied::NotFound => Refusal::TopicNotFound {
-            topic,
-            did_you_mean: None,
-        },
-        Denied::TooMany => Refusal::LimitReached {
-            what: format!("topics ({}) or partitions", limits::MAX_TOPICS),
-            limit: limits::MAX_PARTITIONS as u64,
-        },
-        Denied::FewerPartitions => Refusal::invalid("partitions", "they can only be added"),
-        Denied::Changed => Refusal::EtagMismatch {
-            topic,
-            expected: seen.map_or(0, |topic| topic.version).to_string(),
-            actual: "a later one".into(),
-        },
-        Denied::Unreadable => Refusal::Unknown {
-            why: "an unexpected outcome".into(),
-        },
-    })
 }
