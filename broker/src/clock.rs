@@ -1,8 +1,12 @@
 //! Time. Wall time stamps messages and commands; nothing is ever decided by comparing wall times
 //! of two machines, and a step of the clock moves stamps, never offsets or order. Windows are
-//! measured in [`Steady`] time, which no step of the clock reaches.
+//! measured in [`Steady`] time and time-outs in [`monotonic_ms`], which no step of the clock
+//! reaches.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::OnceLock,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 /// Milliseconds since the Unix epoch; 0 if the clock stands before it.
 pub(crate) fn now_ms() -> i64 {
@@ -33,6 +37,13 @@ impl Steady {
         let elapsed = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
         self.began_ms.saturating_add(elapsed)
     }
+}
+
+/// Milliseconds since this process first asked.
+pub(crate) fn monotonic_ms() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let since = START.get_or_init(Instant::now).elapsed();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

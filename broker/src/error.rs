@@ -122,6 +122,54 @@ pub enum Refusal {
         expected: String,
         actual: String,
     },
+    #[error("group \"{group}\" of topic \"{topic}\" does not exist{}", hint(.did_you_mean))]
+    GroupNotFound {
+        topic: String,
+        group: String,
+        did_you_mean: Option<String>,
+    },
+    #[error("group \"{group}\" of topic \"{topic}\" exists already")]
+    GroupExists { topic: String, group: String },
+    #[error("group \"{group}\" of topic \"{topic}\" has members: {members}")]
+    GroupNotEmpty {
+        topic: String,
+        group: String,
+        members: u64,
+    },
+    #[error("group \"{group}\" has changed since: its etag is {actual}, not {expected}")]
+    GroupChanged {
+        group: String,
+        expected: String,
+        actual: String,
+    },
+    #[error(
+        "group \"{group}\" has no member \"{member}\": it has left, or was not heard of within its session"
+    )]
+    MemberUnknown { group: String, member: String },
+    #[error("member \"{member}\" of group \"{group}\" is fenced: another connection has its place")]
+    MemberFenced { group: String, member: String },
+    #[error(
+        "the commit for partition {partition} is fenced: epoch {epoch} is over, the present one is {current}"
+    )]
+    CommitFenced {
+        partition: u32,
+        epoch: u64,
+        current: u64,
+    },
+    #[error(
+        "the commit for partition {partition} goes backwards: from {position} to {offset}; seek the group to consume again"
+    )]
+    CommitBackwards {
+        partition: u32,
+        offset: u64,
+        position: u64,
+    },
+    #[error(
+        "group \"{group}\" has no position in partition {partition}, and its start policy gives none; seek the group"
+    )]
+    NoPosition { group: String, partition: u32 },
+    #[error("partition {partition} is not assigned to member \"{member}\"")]
+    NotAssigned { partition: u32, member: String },
     #[error("{what}: the limit of {limit} is reached")]
     LimitReached { what: String, limit: u64 },
     #[error(
@@ -187,6 +235,16 @@ impl Refusal {
             Refusal::SequenceGap { .. } => (Code::FailedPrecondition, "SEQUENCE_GAP"),
             Refusal::SequenceTooOld { .. } => (Code::AlreadyExists, "SEQUENCE_TOO_OLD"),
             Refusal::EtagMismatch { .. } => (Code::Aborted, "ETAG_MISMATCH"),
+            Refusal::GroupNotFound { .. } => (Code::NotFound, "GROUP_NOT_FOUND"),
+            Refusal::GroupExists { .. } => (Code::AlreadyExists, "GROUP_EXISTS"),
+            Refusal::GroupNotEmpty { .. } => (Code::FailedPrecondition, "GROUP_NOT_EMPTY"),
+            Refusal::GroupChanged { .. } => (Code::Aborted, "ETAG_MISMATCH"),
+            Refusal::MemberUnknown { .. } => (Code::NotFound, "MEMBER_UNKNOWN"),
+            Refusal::MemberFenced { .. } => (Code::FailedPrecondition, "MEMBER_FENCED"),
+            Refusal::CommitFenced { .. } => (Code::FailedPrecondition, "COMMIT_FENCED"),
+            Refusal::CommitBackwards { .. } => (Code::FailedPrecondition, "COMMIT_BACKWARDS"),
+            Refusal::NoPosition { .. } => (Code::FailedPrecondition, "NO_POSITION"),
+            Refusal::NotAssigned { .. } => (Code::FailedPrecondition, "NOT_ASSIGNED"),
             Refusal::LimitReached { .. } => (Code::ResourceExhausted, "LIMIT_REACHED"),
             Refusal::DiskFull { .. } => (Code::ResourceExhausted, "DISK_FULL"),
             Refusal::Unavailable { .. } => (Code::Unavailable, "UNAVAILABLE"),
@@ -292,6 +350,65 @@ impl Refusal {
                 ("topic", topic.clone()),
                 ("expected", expected.clone()),
                 ("actual", actual.clone()),
+            ],
+            Refusal::GroupNotFound {
+                topic,
+                group,
+                did_you_mean,
+            } => {
+                let mut facts = vec![("topic", topic.clone()), ("group", group.clone())];
+                facts.extend(did_you_mean.clone().map(|name| ("did_you_mean", name)));
+                facts
+            }
+            Refusal::GroupExists { topic, group } => {
+                vec![("topic", topic.clone()), ("group", group.clone())]
+            }
+            Refusal::GroupNotEmpty {
+                topic,
+                group,
+                members,
+            } => vec![
+                ("topic", topic.clone()),
+                ("group", group.clone()),
+                ("members", members.to_string()),
+            ],
+            Refusal::GroupChanged {
+                group,
+                expected,
+                actual,
+            } => vec![
+                ("group", group.clone()),
+                ("expected", expected.clone()),
+                ("actual", actual.clone()),
+            ],
+            Refusal::MemberUnknown { group, member } | Refusal::MemberFenced { group, member } => {
+                vec![("group", group.clone()), ("member", member.clone())]
+            }
+            Refusal::CommitFenced {
+                partition,
+                epoch,
+                current,
+            } => vec![
+                ("partition", partition.to_string()),
+                ("epoch", epoch.to_string()),
+                ("current", current.to_string()),
+            ],
+            Refusal::CommitBackwards {
+                partition,
+                offset,
+                position,
+            } => vec![
+                ("partition", partition.to_string()),
+                ("offset", offset.to_string()),
+                ("position", position.to_string()),
+            ],
+            Refusal::NoPosition { group, partition } => vec![
+                ("group", group.clone()),
+                ("partition", partition.to_string()),
+            ],
+            Refusal::NotAssigned { partition, member } => vec![
+                ("partition", partition.to_string()),
+                ("member", member.clone()),
             ],
             Refusal::LimitReached { what, limit } => {
                 vec![("field", what.clone()), ("limit", limit.to_string())]

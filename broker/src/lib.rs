@@ -4,6 +4,7 @@
 //! - [`node`]: puts everything together, starts, drains, stops; the only file that knows all
 //! - `topics`: which partitions there are, and the rules of changing that
 //! - `partition`: one owner per partition; publish, apply, read
+//! - `groups`: consumer groups: who has which partition, and what it is given
 //! - `metadata`: what the cluster agrees on
 //! - `raft`: replication; the only place that names openraft
 //! - `grpc`, `http`: the front doors, on one port; they translate and hold no rules
@@ -17,8 +18,10 @@ pub mod node;
 pub mod testing;
 
 mod clock;
+mod groups;
 mod grpc;
 mod http;
+mod lanes;
 mod listen;
 mod metadata;
 mod metrics;

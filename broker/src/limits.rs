@@ -35,7 +35,37 @@ pub const MAX_PRODUCERS_PER_PARTITION: usize = 10_000;
 /// Runs of sequences remembered per producer and partition: how far back a repeated batch is
 /// answered with its first offset. A client keeps fewer batches per partition in flight.
 pub const MAX_PRODUCER_RUNS: usize = 128;
-/// Labels of a topic.
+/// Consumer groups of one topic.
+pub const MAX_GROUPS_PER_TOPIC: usize = 1_000;
+/// Consumer groups of the whole node.
+pub const MAX_GROUPS: usize = 10_000;
+/// Members of one group.
+pub const MAX_MEMBERS: usize = 1_000;
+/// Commits in one request.
+pub const MAX_COMMITS_PER_REQUEST: usize = 10_000;
+/// Requests with commits of one stream that wait for their answer.
+pub const MAX_COMMIT_REQUESTS_IN_FLIGHT: usize = 256;
+/// Length of what a member says of itself (member, instance and client id), bytes.
+pub const MAX_MEMBER_NAME_BYTES: usize = 249;
+/// Session time-out where a group does not say.
+pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(15);
+/// Shortest session time-out.
+pub const MIN_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest session time-out.
+pub const MAX_SESSION_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a member may take to give partitions back, if its session is not shorter.
+pub const MAX_REVOCATION: Duration = Duration::from_secs(10);
+/// Messages of one pull.
+pub const MAX_PULL_MESSAGES: u32 = 10_000;
+/// The same where the request does not say.
+pub const DEFAULT_PULL_MESSAGES: u32 = 100;
+/// Bytes of one pull; one message is answered even if it is larger.
+pub const MAX_PULL_BYTES: u64 = 16 << 20;
+/// The same where the request does not say.
+pub const DEFAULT_PULL_BYTES: u64 = 1 << 20;
+/// Longest wait of a pull.
+pub const MAX_PULL_WAIT: Duration = Duration::from_secs(60);
+/// Labels of a topic or group.
 pub const MAX_LABELS: usize = 64;
 /// Length of a label's key or value, bytes.
 pub const MAX_LABEL_BYTES: usize = 256;

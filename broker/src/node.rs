@@ -9,6 +9,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     config::{Config, ConfigError},
+    groups::Groups,
     grpc, limits,
     listen::{self, Doors},
     metadata::{METADATA_GROUP, Metadata},
@@ -161,9 +162,11 @@ async fn start_on_shard(
         topics,
         metadata,
         store,
+        Groups::new(shards.clone()),
         draining,
         config.in_flight_bytes,
     ));
+    services.forget_deleted_groups().await;
     let (service, health) = grpc::routes(services.clone())
         .await
         .map_err(io::Error::other)?;

@@ -5,19 +5,13 @@
 
 use std::sync::Arc;
 
-use aqueduct_proto::{
-    batch::{Batch, BatchHeader},
-    compression::Compression,
-    record::Record,
-};
-use bytes::Bytes;
-use parking_lot::Mutex;
+use aqueduct_proto::record::Record;
 use tokio::sync::Notify;
 
 use crate::{
     error::Refusal,
-    limits::{MAX_DECOMPRESSED_BYTES, READ_CHUNK_BYTES},
-    partition::{Chunk, Cursor, Place},
+    lanes::{Credit, Event, Lane, Step, decode},
+    partition::Place,
     services::Services,
     stats::Traffic,
 };
@@ -42,75 +36,6 @@ pub(crate) struct Range {
     pub(crate) partition: u32,
     pub(crate) from: u64,
     pub(crate) until: Option<u64>,
-}
-
-/// What a session yields.
-pub(crate) enum Event {
-    Batches {
-        partition: u32,
-        batches: Vec<Bytes>,
-        high_watermark: u64,
-    },
-    Records {
-        partition: u32,
-        records: Vec<Record>,
-    },
-    CaughtUp {
-        partition: u32,
-        next: u64,
-        done: bool,
-    },
-}
-
-/// How much may still be sent: given by the reader, taken by the session.
-pub(crate) struct Credit {
-    left: Mutex<(u64, u64)>,
-    more: Notify,
-}
-
-impl Credit {
-    pub(crate) fn new(messages: u64, bytes: u64) -> Credit {
-        Credit {
-            left: Mutex::new((messages, bytes)),
-            more: Notify::new(),
-        }
-    }
-
-    /// Without bound: the transport's flow control is all there is.
-    pub(crate) fn unbounded() -> Credit {
-        Credit::new(u64::MAX, u64::MAX)
-    }
-
-    pub(crate) fn add(&self, messages: u64, bytes: u64) {
-        let mut left = self.left.lock();
-        left.0 = left.0.saturating_add(messages);
-        left.1 = left.1.saturating_add(bytes);
-        self.more.notify_one();
-    }
-
-    fn take(&self, messages: u64, bytes: u64) {
-        let mut left = self.left.lock();
-        left.0 = left.0.saturating_sub(messages);
-        left.1 = left.1.saturating_sub(bytes);
-    }
-
-    /// Waits until there is some of both.
-    async fn some(&self) -> (u64, u64) {
-        loop {
-            let left = *self.left.lock();
-            if left.0 > 0 && left.1 > 0 {
-                return left;
-            }
-            self.more.notified().await;
-        }
-    }
-}
-
-struct Lane {
-    cursor: Cursor,
-    until: Option<u64>,
-    told: bool,
-    done: bool,
 }
 
 /// A read in progress.
@@ -165,12 +90,7 @@ impl ReadSession {
                 from,
                 until,
             });
-            lanes.push(Lane {
-                cursor,
-                until,
-                told: false,
-                done: false,
-            });
+            lanes.push(Lane::new(cursor, until));
         }
         let left = spec.max_messages;
         let raw = spec.raw;
@@ -195,7 +115,7 @@ impl ReadSession {
     /// Where a partition cannot be read on; the session is over then.
     pub(crate) async fn next(&mut self) -> Result<Option<Event>, Refusal> {
         loop {
-            if self.left == Some(0) || self.lanes.iter().all(|lane| lane.done) {
+            if self.left == Some(0) || self.lanes.iter().all(Lane::is_done) {
                 return Ok(None);
             }
             let credit = self.credit.some().await;
@@ -212,26 +132,17 @@ impl ReadSession {
     /// One turn of one lane.
     async fn step(&mut self, credit: (u64, u64)) -> Result<Option<Event>, Refusal> {
         let messages = credit.0.min(self.left.unwrap_or(u64::MAX));
-        let bytes = usize::try_from(credit.1)
-            .unwrap_or(usize::MAX)
-            .min(READ_CHUNK_BYTES);
         let lane = &mut self.lanes[self.turn];
-        if lane.done {
+        let Some(step) = lane.step(self.raw, (messages, credit.1)).await? else {
             return Ok(None);
-        }
-        let Some(chunk) = lane.cursor.read(lane.until, bytes).await? else {
-            return Ok(lane.caught_up());
         };
-        lane.told = false;
-        let (event, count, bytes) = if self.raw {
-            lane.batches(chunk, messages)
-        } else {
-            lane.records(chunk, messages).await?
-        };
-        self.credit.take(count, bytes);
-        self.left = self.left.map(|left| left.saturating_sub(count));
-        self.services.stats.sent(&self.traffic, count, bytes);
-        Ok(event)
+        self.credit.take(step.messages, step.bytes);
+        self.left = self.left.map(|left| left.saturating_sub(step.messages));
+        let Step {
+            messages, bytes, ..
+        } = step;
+        self.services.stats.sent(&self.traffic, messages, bytes);
+        Ok(Some(step.event))
     }
 }
 
@@ -248,125 +159,6 @@ async fn until_of(
         Some(Place::Offset(offset)) => Ok(Some(offset.min(end))),
         Some(place) => partition.offset_of(place).await.map(Some),
     }
-}
-
-impl Lane {
-    /// Says once that there is nothing more, for now or for good.
-    fn caught_up(&mut self) -> Option<Event> {
-        let next = self.cursor.next();
-        self.done = self.until.is_some_and(|until| next >= until);
-        if self.told && !self.done {
-            return None;
-        }
-        self.told = true;
-        Some(Event::CaughtUp {
-            partition: self.cursor.partition(),
-            next,
-            done: self.done,
-        })
-    }
-
-    /// Whole batches, at least one, until `messages` are reached.
-    fn batches(&mut self, chunk: Chunk, messages: u64) -> (Option<Event>, u64, u64) {
-        let (mut count, mut bytes, mut next) = (0, 0, chunk.from);
-        let mut batches = Vec::with_capacity(chunk.batches.len());
-        for batch in chunk.batches {
-            if count >= messages {
-                break;
-            }
-            let Ok(header) = BatchHeader::read(&batch) else {
-                break;
-            };
-            let base = header.base_offset.unsigned_abs();
-            let end = base + u64::from(header.last_offset_delta.unsigned_abs()) + 1;
-            count += end - base.max(next);
-            bytes += batch.len() as u64;
-            next = end;
-            batches.push(batch);
-        }
-        self.cursor.go_to(next);
-        let (partition, high_watermark) = (self.cursor.partition(), self.cursor.high_watermark());
-        (
-            Some(Event::Batches {
-                partition,
-                batches,
-                high_watermark,
-            }),
-            count,
-            bytes,
-        )
-    }
-
-    /// Decoded records between the cursor and the end, at most `messages`.
-    async fn records(
-        &mut self,
-        chunk: Chunk,
-        messages: u64,
-    ) -> Result<(Option<Event>, u64, u64), Refusal> {
-        let until = self.until.unwrap_or(u64::MAX).min(chunk.next);
-        let wanted = chunk.from..until.min(chunk.from.saturating_add(messages));
-        let next = wanted.end;
-        let partition = self.cursor.partition();
-        let from = chunk.from;
-        let compressed = chunk.batches.iter().any(|batch| is_compressed(batch));
-        let decoded = if compressed {
-            let decoding = tokio::task::spawn_blocking(move || decode(chunk.batches, wanted));
-            decoding
-                .await
-                .unwrap_or_else(|error| Err(error.to_string()))
-        } else {
-            decode(chunk.batches, wanted)
-        };
-        let records = decoded.map_err(|why| Refusal::Damaged {
-            partition,
-            offset: from,
-            file: "the stored batch".into(),
-            position: 0,
-            why,
-        })?;
-        self.cursor.go_to(next);
-        let bytes = records.iter().map(record_bytes).sum();
-        let count = records.len() as u64;
-        Ok((Some(Event::Records { partition, records }), count, bytes))
-    }
-}
-
-fn is_compressed(batch: &[u8]) -> bool {
-    BatchHeader::read(batch)
-        .and_then(|header| header.compression())
-        .ok()
-        != Some(Compression::None)
-}
-
-/// The records of these batches whose offsets lie in `wanted`.
-pub(crate) fn decode(
-    batches: Vec<Bytes>,
-    wanted: std::ops::Range<u64>,
-) -> Result<Vec<Record>, String> {
-    let mut records = Vec::new();
-    for batch in batches {
-        let batch = Batch::check(batch).map_err(|error| error.to_string())?;
-        let all = batch
-            .records(MAX_DECOMPRESSED_BYTES)
-            .map_err(|error| error.to_string())?;
-        for record in all {
-            let record = record.map_err(|error| error.to_string())?;
-            if wanted.contains(&record.offset) {
-                records.push(record);
-            }
-        }
-    }
-    Ok(records)
-}
-
-fn record_bytes(record: &Record) -> u64 {
-    let headers: usize = record
-        .headers
-        .iter()
-        .map(|header| header.name.len() + header.value.as_ref().map_or(0, Bytes::len))
-        .sum();
-    let key = record.key.as_ref().map_or(0, Bytes::len);
-    (headers + key + record.value.as_ref().map_or(0, Bytes::len)) as u64
 }
 
 impl Services {

@@ -1,4 +1,4 @@
-//! What the front doors see of the node: publish, read, topics, producers, numbers.
+//! What the front doors see of the node: publish, read, topics, groups, producers, numbers.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
     error::Refusal,
+    groups::Groups,
     metadata::{
         Metadata,
         state::{Change, Denied, Outcome, Producer},
@@ -25,11 +26,16 @@ pub(crate) struct Services {
     pub(crate) metadata: Metadata,
     pub(crate) store: Store,
     pub(crate) stats: Stats,
+    pub(crate) groups: Groups,
     /// Becomes true when the node drains: finish what is in flight, take nothing new.
     pub(crate) draining: watch::Receiver<bool>,
     budget: Arc<Semaphore>,
     budget_permits: usize,
 }
+
+/// Where a connection comes from; the accept loop attaches it to each request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) std::net::SocketAddr);
 
 /// What is stored of a producer in one partition.
 pub(crate) struct ProducerPosition {
@@ -43,6 +49,7 @@ impl Services {
         topics: Topics,
         metadata: Metadata,
         store: Store,
+        groups: Groups,
         draining: watch::Receiver<bool>,
         in_flight_bytes: usize,
     ) -> Services {
@@ -53,6 +60,7 @@ impl Services {
             metadata,
             store,
             stats: Stats::new(),
+            groups,
             draining,
             budget,
             budget_permits,

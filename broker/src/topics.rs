@@ -8,7 +8,7 @@
 //! running partitions are brought in line with the metadata.
 
 mod outcome;
-mod rules;
+pub(crate) mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +26,7 @@ use aqueduct_proto::names;
 use aqueduct_storage::{Log, Store};
 use futures::{StreamExt as _, TryStreamExt as _};
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
 use crate::{
     config::Config,
@@ -117,6 +118,8 @@ pub(crate) struct Topics {
     /// One change at a time, from proposal to running partitions.
     changing: Arc<tokio::sync::Mutex<()>>,
     auto_create: Option<u32>,
+    /// Counts changes of what is live.
+    changes: watch::Sender<u64>,
 }
 
 impl Topics {
@@ -141,6 +144,7 @@ impl Topics {
             live: RwLock::default(),
             changing: Arc::default(),
             auto_create,
+            changes: watch::Sender::new(0),
         };
         let known: Vec<Topic> = topics
             .metadata
@@ -202,6 +206,7 @@ impl Topics {
         self.live
             .write()
             .insert(live.topic.name.clone(), live.clone());
+        self.changes.send_modify(|count| *count += 1);
         Ok(live)
     }
 
@@ -295,6 +300,11 @@ impl Topics {
             .take(limit)
             .map(|(_, live)| live.topic.clone())
             .collect()
+    }
+
+    /// Wakes whenever a topic was made, changed or removed.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Every running topic.
@@ -418,6 +428,7 @@ impl Topics {
         let delete = Change::DeleteTopic(name.to_owned());
         let topic = topic_of(self.metadata.propose(delete).await?, name, None)?;
         let live = self.live.write().remove(name);
+        self.changes.send_modify(|count| *count += 1);
         self.remove(topic, live).await.map_err(not_carried_out)
     }
 
@@ -477,6 +488,7 @@ impl Topics {
             }
             (agreed, Some(live)) => {
                 self.live.write().remove(name);
+                self.changes.send_modify(|count| *count += 1);
                 // Its logs, if they stay, go at the next start.
                 let _ = self.remove(live.topic.clone(), Some(live)).await;
                 match agreed {

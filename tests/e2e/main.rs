@@ -15,6 +15,7 @@ mod contract;
 mod disk_limit;
 mod fixture;
 mod gathering;
+mod groups;
 mod log_tools;
 mod producers;
 mod publishing;

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use aqueduct_proto::v1::{
-    CreateTopicRequest, Message, PublishResponse, Topic, ops_client::OpsClient,
-    publisher_client::PublisherClient, reader_client::ReaderClient, topics_client::TopicsClient,
+    CreateTopicRequest, Message, PublishResponse, Topic, consumer_client::ConsumerClient,
+    groups_client::GroupsClient, ops_client::OpsClient, publisher_client::PublisherClient,
+    reader_client::ReaderClient, topics_client::TopicsClient,
 };
 use bytes::Bytes;
 use prost::Message as _;
@@ -25,6 +26,10 @@ pub struct Api {
     pub reader: ReaderClient<Channel>,
     /// Topics.
     pub topics: TopicsClient<Channel>,
+    /// Consumer groups.
+    pub groups: GroupsClient<Channel>,
+    /// Members of groups.
+    pub consumer: ConsumerClient<Channel>,
     /// The node.
     pub ops: OpsClient<Channel>,
 }
@@ -57,6 +62,8 @@ impl Api {
                 .max_encoding_message_size(MAX_MESSAGE),
             reader: ReaderClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             topics: TopicsClient::new(channel.clone()),
+            groups: GroupsClient::new(channel.clone()),
+            consumer: ConsumerClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             ops: OpsClient::new(channel.clone()),
             channel,
         })

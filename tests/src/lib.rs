@@ -20,6 +20,7 @@ pub mod cli;
 pub mod grpc;
 pub mod history;
 pub mod input;
+pub mod member;
 pub mod process;
 pub mod seed;
 

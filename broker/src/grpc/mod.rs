@@ -1,5 +1,7 @@
 //! The gRPC door: decodes, calls, encodes. Holds no rules.
 
+mod consumer;
+mod groups;
 mod ops;
 mod publisher;
 mod reader;
@@ -9,14 +11,18 @@ mod topics;
 use std::sync::Arc;
 
 use aqueduct_proto::v1::{
-    DESCRIPTORS, ops_server::OpsServer, publisher_server::PublisherServer,
-    reader_server::ReaderServer, topics_server::TopicsServer,
+    DESCRIPTORS, consumer_server::ConsumerServer, groups_server::GroupsServer,
+    ops_server::OpsServer, publisher_server::PublisherServer, reader_server::ReaderServer,
+    topics_server::TopicsServer,
 };
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder;
 
-use self::{ops::Ops, publisher::Publisher, reader::Reader, topics::Topics};
+use self::{
+    consumer::Consumer, groups::Groups, ops::Ops, publisher::Publisher, reader::Reader,
+    topics::Topics,
+};
 use crate::{limits::MAX_REQUEST_BYTES, services::Services};
 
 /// All services as one: a request in, an answer out. Cheap to clone, one for each connection.
@@ -42,6 +48,8 @@ pub(crate) async fn routes(
         PublisherServer::<Publisher>::NAME,
         ReaderServer::<Reader>::NAME,
         TopicsServer::<Topics>::NAME,
+        GroupsServer::<Groups>::NAME,
+        ConsumerServer::<Consumer>::NAME,
         OpsServer::<Ops>::NAME,
     ];
     for name in names {
@@ -62,6 +70,8 @@ pub(crate) async fn routes(
         .add_service(publisher)
         .add_service(ReaderServer::new(Reader::new(services.clone())))
         .add_service(TopicsServer::new(Topics::new(services.clone())))
+        .add_service(GroupsServer::new(Groups::new(services.clone())))
+        .add_service(ConsumerServer::new(Consumer::new(services.clone())))
         .add_service(OpsServer::new(Ops::new(services)));
     Ok((routes.prepare(), reporter))
 }

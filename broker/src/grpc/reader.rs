@@ -16,8 +16,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::status::status;
 use crate::{
     error::Refusal,
+    lanes::{Credit, Event},
     partition::Place,
-    reading::{Credit, Event, Range, ReadSession, ReadSpec},
+    reading::{Range, ReadSession, ReadSpec},
     services::Services,
 };
 
@@ -54,7 +55,7 @@ async fn next_answer(
         () = services.drained() => Err(Refusal::Draining),
     };
     match event {
-        Ok(Some(event)) => Some((Ok(answer(encode(event))), Some(session))),
+        Ok(Some(event)) => Some((Ok(answer(encode_event(event))), Some(session))),
         Ok(None) => None,
         Err(refusal) => Some((Err(status(&refusal)), None)),
     }
@@ -79,7 +80,7 @@ fn encode_opened(ranges: Vec<Range>) -> ReadOpened {
     }
 }
 
-fn encode(event: Event) -> Kind {
+pub(super) fn encode_event(event: Event) -> Kind {
     match event {
         Event::Batches {
             partition,
@@ -109,7 +110,7 @@ fn encode(event: Event) -> Kind {
     }
 }
 
-fn encode_record(partition: u32, record: record::Record) -> v1::Record {
+pub(super) fn encode_record(partition: u32, record: record::Record) -> v1::Record {
     let header = |header: record::Header| v1::Header {
         name: header.name_str().to_owned(),
         value: header.value.unwrap_or_default(),
@@ -125,7 +126,10 @@ fn encode_record(partition: u32, record: record::Record) -> v1::Record {
 }
 
 /// A position, absent if none is set.
-fn decode_place(field: &str, place: Option<v1::Position>) -> Result<Option<Place>, Refusal> {
+pub(super) fn decode_place(
+    field: &str,
+    place: Option<v1::Position>,
+) -> Result<Option<Place>, Refusal> {
     let Some(place) = place else { return Ok(None) };
     match place.kind {
         Some(position::Kind::Start(true)) => Ok(Some(Place::Start)),

@@ -29,7 +29,7 @@ impl Topics {
     }
 }
 
-fn encode_duration(ms: u64) -> Duration {
+pub(super) fn encode_duration(ms: u64) -> Duration {
     let seconds = i64::try_from(ms / 1_000).unwrap_or(i64::MAX);
     Duration {
         seconds,
@@ -37,7 +37,7 @@ fn encode_duration(ms: u64) -> Duration {
     }
 }
 
-fn encode_time(ms: i64) -> Timestamp {
+pub(super) fn encode_time(ms: i64) -> Timestamp {
     let nanos = i32::try_from(ms.rem_euclid(1_000)).unwrap_or(0) * 1_000_000;
     Timestamp {
         seconds: ms.div_euclid(1_000),

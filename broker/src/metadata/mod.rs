@@ -3,6 +3,7 @@
 //! Raft group 0 of every node. What it decides is in [`state`]; starting and stopping the
 //! partitions that follow from it is the node's work.
 
+pub(crate) mod groups;
 pub(crate) mod state;
 
 use std::{io, sync::Arc};

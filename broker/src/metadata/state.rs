@@ -1,4 +1,4 @@
-//! The metadata machine's state: topics, and names of producers. Pure: commands in, answers
+//! The metadata machine's state: topics, names of producers, consumer groups. Pure: commands in, answers
 //! out; no clock (the proposer stamps commands), ordered collections only.
 //!
 //! Commands, answers and the checkpoint are protobuf messages of this file, so that fields can
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
+use super::groups::{Group, UpdateGroup};
 use crate::limits;
 
 /// What a topic keeps and allows.
@@ -82,7 +83,7 @@ pub(crate) struct Command {
     /// When it was proposed, milliseconds since the Unix epoch.
     #[prost(int64, tag = "1")]
     pub(crate) now_ms: i64,
-    #[prost(oneof = "Change", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "Change", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub(crate) change: Option<Change>,
 }
 
@@ -98,6 +99,14 @@ pub(crate) enum Change {
     /// The name; empty for a nameless producer.
     #[prost(string, tag = "5")]
     InitProducer(String),
+    /// Id, times and version are given when it is applied.
+    #[prost(message, tag = "6")]
+    CreateGroup(Group),
+    #[prost(message, tag = "7")]
+    UpdateGroup(UpdateGroup),
+    /// By its key.
+    #[prost(string, tag = "8")]
+    DeleteGroup(String),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -131,7 +140,7 @@ pub(crate) struct UpdateTopic {
 /// What applying a command answers.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Answer {
-    #[prost(oneof = "Outcome", tags = "1, 2, 3")]
+    #[prost(oneof = "Outcome", tags = "1, 2, 3, 4")]
     pub(crate) outcome: Option<Outcome>,
 }
 
@@ -143,6 +152,8 @@ pub(crate) enum Outcome {
     Producer(Producer),
     #[prost(enumeration = "Denied", tag = "3")]
     Denied(i32),
+    #[prost(message, tag = "4")]
+    Group(Group),
 }
 
 /// Why a command changed nothing.
@@ -175,6 +186,11 @@ pub(crate) struct State {
     /// Current epoch of each named producer by its id:.
     #[prost(btree_map = "int64, int32", tag = "6")]
     pub(crate) epochs: BTreeMap<i64, i32>,
+    /// Consumer groups by [`key`](super::groups::key).
+    #[prost(btree_map = "string, message", tag = "7")]
+    pub(crate) groups: BTreeMap<String, Group>,
+    #[prost(uint64, tag = "8")]
+    pub(crate) last_consumer_group_id: u64,
 }
 
 /// Epochs run from 0 to this and then start again.
@@ -193,10 +209,16 @@ impl State {
             Some(Change::CreateTopic(create)) => self.create_topic(create, now),
             Some(Change::UpdateTopic(update)) => self.update_topic(update, now),
             Some(Change::DeleteTopic(name)) => match self.topics.remove(&name) {
-                Some(topic) => Outcome::Topic(topic),
+                Some(topic) => {
+                    self.delete_groups_of(&name);
+                    Outcome::Topic(topic)
+                }
                 None => Outcome::Denied(Denied::NotFound as i32),
             },
             Some(Change::InitProducer(name)) => self.init_producer(name),
+            Some(Change::CreateGroup(group)) => self.create_group(group, now),
+            Some(Change::UpdateGroup(update)) => self.update_group(update, now),
+            Some(Change::DeleteGroup(key)) => self.delete_group(&key),
             None => Outcome::Denied(Denied::Unreadable as i32),
         }
     }

@@ -12,9 +12,12 @@
 mod accumulator;
 pub(crate) mod dedup;
 mod flying;
+mod moves;
 mod owner;
+pub(crate) mod positions;
 pub(crate) mod producers;
 mod read;
+mod stamps;
 pub(crate) mod state;
 mod waiters;
 
@@ -34,7 +37,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
 pub(crate) use self::read::{Chunk, Cursor, Place};
-use self::{owner::Owner, state::State, waiters::Waiters};
+use self::{
+    owner::Owner,
+    positions::{Move, MoveResult, Position},
+    stamps::Stamps,
+    state::State,
+    waiters::Waiters,
+};
 use crate::{
     error::Refusal,
     metadata::{self, state::TopicConfig},
@@ -116,6 +125,11 @@ pub(crate) enum Message {
         before: u64,
         answer: oneshot::Sender<Result<u64, Refusal>>,
     },
+    /// A consumer group claims, commits or seeks.
+    Move {
+        change: Move,
+        answer: oneshot::Sender<Result<MoveResult, Refusal>>,
+    },
     /// What of this producer is stored, once all that was accepted is settled.
     Producer {
         id: i64,
@@ -136,6 +150,7 @@ pub(crate) struct Shared {
     log_start_offset: AtomicU64,
     state: Mutex<State>,
     waiters: Waiters,
+    stamps: Stamps,
     /// Why nothing can be published; `None` in normal service.
     unavailable: Mutex<Option<Refusal>>,
 }
@@ -147,6 +162,16 @@ impl Shared {
 
     pub(crate) fn log_start_offset(&self) -> u64 {
         self.log_start_offset.load(Ordering::Acquire)
+    }
+
+    /// Where a consumer group stands here.
+    pub(crate) fn position(&self, group_id: u64) -> Option<Position> {
+        self.state.lock().positions.get(group_id)
+    }
+
+    /// The consumer groups that have a position here.
+    pub(crate) fn group_ids(&self) -> Vec<u64> {
+        self.state.lock().positions.ids()
     }
 
     /// The refusal for readers of a topic that was deleted under them.
@@ -205,6 +230,21 @@ impl Machine for PartitionMachine {
     }
 }
 
+/// A change of a position that has its place in the log.
+pub(crate) struct Moving(oneshot::Receiver<Result<MoveResult, Refusal>>);
+
+impl Moving {
+    /// What became of it.
+    ///
+    /// # Errors
+    /// If it was not logged, or that is not known.
+    pub(crate) async fn outcome(self) -> Result<MoveResult, Refusal> {
+        self.0.await.map_err(|_| Refusal::Unknown {
+            why: "the partition closed".into(),
+        })?
+    }
+}
+
 /// A partition, to talk to.
 #[derive(Clone)]
 pub(crate) struct Partition {
@@ -234,6 +274,7 @@ impl Partition {
             log_start_offset: AtomicU64::new(0),
             state: Mutex::default(),
             waiters: Waiters::default(),
+            stamps: Stamps::default(),
             unavailable: Mutex::default(),
         });
         let (inbox, messages) = mpsc::channel(INBOX);
@@ -307,6 +348,25 @@ impl Partition {
         answered.await.map_err(|_| Refusal::Unknown {
             why: "the partition closed".into(),
         })?
+    }
+
+    /// Hands a change of a group's position to the log: when this ends, it has its place in the
+    /// order, and the receiver gets the answer once it is applied, which means durable.
+    ///
+    /// # Errors
+    /// If the partition takes no commands.
+    pub(crate) async fn begin_move(&self, change: Move) -> Result<Moving, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::Move { change, answer }).await?;
+        Ok(Moving(answered))
+    }
+
+    /// Changes a group's position; see [`Partition::begin_move`].
+    ///
+    /// # Errors
+    /// If the partition takes no commands, or the outcome is not known.
+    pub(crate) async fn change_position(&self, change: Move) -> Result<MoveResult, Refusal> {
+        self.begin_move(change).await?.outcome().await
     }
 
     /// Next number and last offset of a producer, once all that was accepted is settled.

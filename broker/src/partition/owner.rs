@@ -19,6 +19,7 @@ use super::{
     Message, NewRecord, Permit, RecordsAnswer, Shared, Stored,
     accumulator::{Open, Waiter, stored_bound},
     flying::FlyingIds,
+    moves::{GatheredMoves, MoveAnswer, refuse_moves},
     producers::{Origin, Producers, Verdict},
     state::{Change, Command, FLAG_DEDUP, Tick, origin_of},
 };
@@ -40,7 +41,7 @@ const DEDUP_TICK_MS: i64 = 1_000;
 const PRODUCER_TICK_MS: i64 = 60_000;
 
 /// Who waits for a proposal.
-enum Waiting {
+pub(super) enum Waiting {
     Nobody,
     Records(Vec<Waiter>),
     Batch {
@@ -51,6 +52,7 @@ enum Waiting {
     Trim {
         answer: oneshot::Sender<Result<u64, Refusal>>,
     },
+    Moves(Vec<MoveAnswer>),
 }
 
 struct InFlight {
@@ -61,7 +63,7 @@ struct InFlight {
 
 /// The owner's state.
 pub(super) struct Owner {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     engine: Arc<dyn ReplicaEngine>,
     inbox: mpsc::Receiver<Message>,
     view: metadata::View,
@@ -76,6 +78,7 @@ pub(super) struct Owner {
     /// The time by which windows are measured.
     steady: Steady,
     ticked_ms: i64,
+    pub(super) moves: GatheredMoves,
     closed: Option<Refusal>,
 }
 
@@ -103,6 +106,7 @@ impl Owner {
             gathered: 0,
             steady: Steady::not_before(ticked_ms),
             ticked_ms,
+            moves: GatheredMoves::default(),
             closed: None,
         }
     }
@@ -133,6 +137,7 @@ impl Owner {
         *self.shared.unavailable.lock() = Some(why.clone());
         self.inbox.close();
         self.flush().await;
+        self.flush_moves().await;
         while !self.in_flight.is_empty() {
             let answer = first_answer(&mut self.in_flight).await;
             self.settle(answer);
@@ -175,6 +180,7 @@ impl Owner {
                 )
                 .await;
             }
+            Message::Move { change, answer } => self.moves.add(change, answer),
             Message::Producer { id, answer } => {
                 self.flush().await;
                 let position = self.producers.position(id);
@@ -204,7 +210,7 @@ impl Owner {
         }
     }
 
-    fn reserve(&self, bytes: u64) -> Result<(), Refusal> {
+    pub(super) fn reserve(&self, bytes: u64) -> Result<(), Refusal> {
         self.shared.log.reserve(bytes).map_err(|error| match error {
             aqueduct_storage::Error::Full { .. } => Refusal::DiskFull {
                 why: error.to_string(),
@@ -454,6 +460,9 @@ impl Owner {
         if due {
             self.flush().await;
         }
+        if self.moves.are_due() {
+            self.flush_moves().await;
+        }
     }
 
     async fn flush(&mut self) {
@@ -489,7 +498,7 @@ impl Owner {
         self.propose(data, Waiting::Records(waiters)).await;
     }
 
-    async fn propose(&mut self, data: Data, waiting: Waiting) {
+    pub(super) async fn propose(&mut self, data: Data, waiting: Waiting) {
         let gathered = matches!(waiting, Waiting::Records(_));
         match self.engine.propose(data).await {
             Ok(pending) => {
@@ -545,6 +554,7 @@ impl Owner {
             Waiting::Trim { answer } => {
                 let _ = answer.send(Ok(self.shared.log_start_offset()));
             }
+            Waiting::Moves(waiters) => self.moves.settle(waiters, &reply),
         }
     }
 
@@ -559,6 +569,7 @@ impl Owner {
             Waiting::Records(waiters) => answer_all(waiters, &why),
             Waiting::Batch { answer, .. } => drop(answer.send(Err(why.clone()))),
             Waiting::Trim { answer } => drop(answer.send(Err(why.clone()))),
+            Waiting::Moves(waiters) => refuse_moves(waiters, &why),
         }
         let stopped = Refusal::Unavailable {
             why: format!("the partition has stopped: {why}"),
@@ -578,6 +589,7 @@ fn refuse(message: Message, why: Refusal) {
         Message::Records { answer, .. } => drop(answer.send(RecordsAnswer::Refused(why))),
         Message::Batch { answer, .. } => drop(answer.send(Err(why))),
         Message::Trim { answer, .. } => drop(answer.send(Err(why))),
+        Message::Move { answer, .. } => drop(answer.send(Err(why))),
         // Dropping the sender says that the partition is closed.
         Message::Producer { .. } | Message::Close { .. } => {}
     }

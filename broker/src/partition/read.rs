@@ -74,7 +74,8 @@ impl Partition {
 }
 
 impl Shared {
-    fn out_of_range(&self, offset: u64) -> Refusal {
+    /// The refusal of an offset, with what there is.
+    pub(crate) fn out_of_range(&self, offset: u64) -> Refusal {
         Refusal::OffsetOutOfRange {
             partition: self.number,
             offset,
@@ -136,6 +137,11 @@ impl Cursor {
     /// From now on `notify` is woken when there may be more to read.
     pub(crate) fn register(&self, notify: &Arc<Notify>) {
         self.shared.waiters.register(notify);
+    }
+
+    /// The opposite of [`Cursor::register`].
+    pub(crate) fn unregister(&self, notify: &Arc<Notify>) {
+        self.shared.waiters.unregister(notify);
     }
 
     /// Reads on, up to `until` (exclusive) and about `max_bytes`, at least one batch if there is

@@ -1,8 +1,8 @@
 //! The partition machine's state and its commands. Pure: entries in, state and replies out.
 //!
 //! Batches take offsets in log order; that is all that gives an offset its record. The state
-//! beside them is what idempotence needs (producers, dedup ids), where the log begins for
-//! readers, and the greatest stamp seen.
+//! beside them is what idempotence needs (producers, dedup ids), where consumer groups stand,
+//! where the log begins for readers, and the greatest stamp seen.
 
 use aqueduct_proto::{
     attributes,
@@ -14,6 +14,7 @@ use prost::Message;
 
 use super::{
     dedup::{Dedup, Saved},
+    positions::{Moves, Positions},
     producers::{Origin, Producers},
 };
 use crate::{
@@ -27,7 +28,7 @@ pub(crate) const FLAG_DEDUP: u8 = 1;
 /// A change of a partition that is not a batch.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Command {
-    #[prost(oneof = "Change", tags = "1, 2")]
+    #[prost(oneof = "Change", tags = "1, 2, 3")]
     pub(crate) change: Option<Change>,
 }
 
@@ -40,6 +41,9 @@ pub(crate) enum Change {
     /// Time has passed.
     #[prost(message, tag = "2")]
     Tick(Tick),
+    /// Consumer groups claim, commit and seek.
+    #[prost(message, tag = "3")]
+    Moves(Moves),
 }
 
 /// The proposer's time, and how long dedup ids live by its configuration.
@@ -78,6 +82,7 @@ pub(crate) struct State {
     pub(crate) now_ms: i64,
     pub(crate) producers: Producers,
     pub(crate) dedup: Dedup,
+    pub(crate) positions: Positions,
     /// Entries that this version could not read; kept for diagnosis, not replicated.
     pub(crate) unreadable: u64,
 }
@@ -95,6 +100,8 @@ struct SavedState {
     producers: Producers,
     #[prost(message, repeated, tag = "5")]
     dedup: Vec<Saved>,
+    #[prost(message, optional, tag = "6")]
+    positions: Option<Positions>,
 }
 
 /// What the header of a batch says of its producer, if it has one.
@@ -159,6 +166,10 @@ impl State {
                 self.now_ms = self.now_ms.max(tick.now_ms);
                 self.dedup.expire(self.now_ms, tick.dedup_window_ms);
             }
+            Some(Change::Moves(moves)) => {
+                let moved = self.positions.apply(&moves, self.next_offset);
+                return Reply::Answer(moved.encode_to_vec().into());
+            }
             None => self.unreadable += 1,
         }
         Reply::Done
@@ -172,6 +183,7 @@ impl State {
             now_ms: self.now_ms,
             producers: self.producers.clone(),
             dedup: self.dedup.save(),
+            positions: Some(self.positions.clone()),
         }
         .encode_to_vec()
     }
@@ -188,6 +200,7 @@ impl State {
             now_ms: saved.now_ms,
             producers: saved.producers,
             dedup: Dedup::load(saved.dedup),
+            positions: saved.positions.unwrap_or_default(),
             unreadable: 0,
         })
     }

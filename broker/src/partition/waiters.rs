@@ -1,7 +1,7 @@
 //! "Wake me when the high watermark moves": without polling, and without a task per partition.
 //!
 //! A reader registers one [`Notify`] with every partition it follows; a publish wakes whoever
-//! is registered. The registration ends when the reader drops its end.
+//! is registered. The registration ends when the reader says so or drops its end.
 
 use std::sync::{Arc, Weak};
 
@@ -13,11 +13,20 @@ use tokio::sync::Notify;
 pub(crate) struct Waiters(Mutex<Vec<Weak<Notify>>>);
 
 impl Waiters {
-    /// From now on `notify` is woken by each move.
+    /// From now on `notify` is woken by each move, once however often it registers.
     pub(crate) fn register(&self, notify: &Arc<Notify>) {
         let mut waiters = self.0.lock();
         waiters.retain(|waiter| waiter.strong_count() > 0);
-        waiters.push(Arc::downgrade(notify));
+        let same = |waiter: &Weak<Notify>| std::ptr::eq(waiter.as_ptr(), Arc::as_ptr(notify));
+        if !waiters.iter().any(same) {
+            waiters.push(Arc::downgrade(notify));
+        }
+    }
+
+    /// `notify` is woken no more.
+    pub(crate) fn unregister(&self, notify: &Arc<Notify>) {
+        let mut waiters = self.0.lock();
+        waiters.retain(|waiter| !std::ptr::eq(waiter.as_ptr(), Arc::as_ptr(notify)));
     }
 
     /// Wakes everybody and forgets who is gone.

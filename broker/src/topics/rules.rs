@@ -85,7 +85,7 @@ pub(super) fn check_config(config: &TopicConfig) -> Result<(), Refusal> {
     Ok(())
 }
 
-pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
+pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
     if labels.len() > limits::MAX_LABELS {
         let why = format!(
             "{} labels, the limit is {}",

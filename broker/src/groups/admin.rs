@@ -1,0 +1,411 @@
+//! Groups from outside: created, listed, changed, paused, deleted.
+//!
+//! A group's record lies in the metadata. Changes go one after the other, so that a change is
+//! made from what is there.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use aqueduct_proto::names;
+
+use super::{coordinator::MemberInfo, driver::Request, not_found};
+use crate::{
+    clock,
+    error::Refusal,
+    limits,
+    metadata::{
+        groups::{Group, StartAt, UpdateGroup, key},
+        state::{Change, Command, Denied, Outcome},
+    },
+    partition::positions::{Kind, Move},
+    services::Services,
+    slips::closest,
+    topics::rules::check_labels,
+};
+
+/// What a group is created with.
+#[derive(Debug, Clone)]
+pub(crate) struct NewGroup {
+    pub(crate) topic: String,
+    pub(crate) name: String,
+    pub(crate) start: StartAt,
+    pub(crate) overrun: StartAt,
+    /// `None`: the default.
+    pub(crate) session_timeout_ms: Option<u64>,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+impl Default for NewGroup {
+    fn default() -> NewGroup {
+        NewGroup {
+            topic: String::new(),
+            name: String::new(),
+            start: StartAt::Earliest,
+            overrun: StartAt::Earliest,
+            session_timeout_ms: None,
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+/// What of a group is to change; `None` stays.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GroupChange {
+    pub(crate) overrun: Option<StartAt>,
+    pub(crate) session_timeout_ms: Option<u64>,
+    pub(crate) labels: Option<BTreeMap<String, String>>,
+    /// 0 = resume, `i64::MAX` = until it is resumed.
+    pub(crate) paused_until_ms: Option<i64>,
+    /// Only if the group still is at this version.
+    pub(crate) version: Option<u64>,
+}
+
+/// What a group does just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activity {
+    Empty,
+    Stable,
+    Rebalancing,
+    Paused,
+}
+
+/// A group and what it does.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupStatus {
+    pub(crate) group: Group,
+    pub(crate) activity: Activity,
+    pub(crate) members: u32,
+}
+
+impl Services {
+    /// The record of a group ("bill" or "topics/orders/groups/bill").
+    ///
+    /// # Errors
+    /// If a name cannot be, or topic or group do not exist.
+    pub(crate) fn group(&self, topic: &str, name: &str) -> Result<Group, Refusal> {
+        let live = self.topics.get(topic)?;
+        let topic = &live.topic.name;
+        let name = parse_group(topic, name)?;
+        let view = self.metadata.view().read();
+        if let Some(group) = view.group(topic, name) {
+            return Ok(group.clone());
+        }
+        let wanted = Group {
+            topic: topic.clone(),
+            name: name.to_owned(),
+            ..Group::default()
+        };
+        let names: Vec<String> = view.groups_of(topic).map(|g| g.name.clone()).collect();
+        Err(not_found(&wanted, closest(name, names.iter())))
+    }
+
+    /// What the group does, with its record.
+    pub(crate) fn group_status(&self, group: Group) -> GroupStatus {
+        use std::sync::atomic::Ordering::Relaxed;
+        let face = self.groups.face(group.id);
+        let members = face.as_ref().map_or(0, |face| face.members.load(Relaxed));
+        let activity = if group.paused_until_ms > clock::now_ms() {
+            Activity::Paused
+        } else if members == 0 {
+            Activity::Empty
+        } else if face.is_some_and(|face| face.rebalancing.load(Relaxed)) {
+            Activity::Rebalancing
+        } else {
+            Activity::Stable
+        };
+        GroupStatus {
+            group,
+            activity,
+            members,
+        }
+    }
+
+    /// Up to `limit` groups after the key `after`, of one topic or (empty) of all.
+    ///
+    /// # Errors
+    /// If there is no such topic.
+    pub(crate) fn list_groups(
+        &self,
+        topic: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<GroupStatus>, Refusal> {
+        let prefix = match topic {
+            "" => String::new(),
+            topic => key(&self.topics.get(topic)?.topic.name, ""),
+        };
+        let groups: Vec<Group> = {
+            let view = self.metadata.view().read();
+            let from = if *after > *prefix { after } else { &prefix };
+            view.groups
+                .range(from.to_owned()..)
+                .take_while(|(key, _)| key.starts_with(&prefix))
+                .filter(|(key, _)| key.as_str() > after)
+                .take(limit)
+                .map(|(_, group)| group.clone())
+                .collect()
+        };
+        Ok(groups.into_iter().map(|g| self.group_status(g)).collect())
+    }
+
+    /// Creates a group; with `validate_only` just says what it would be.
+    ///
+    /// # Errors
+    /// If it exists, a field cannot be, or a limit is reached.
+    pub(crate) async fn create_group(
+        &self,
+        new: NewGroup,
+        validate_only: bool,
+    ) -> Result<Group, Refusal> {
+        self.check_draining()?;
+        let live = self.topics.get(&new.topic)?;
+        let name = parse_group(&live.topic.name, &new.name)?.to_owned();
+        let session = u64::try_from(limits::DEFAULT_SESSION_TIMEOUT.as_millis());
+        let session_timeout_ms = new.session_timeout_ms.or(session.ok()).unwrap_or(0);
+        check_session(session_timeout_ms)?;
+        check_labels(&new.labels)?;
+        let _changing = self.groups.changing.lock().await;
+        let pinned = match new.start {
+            StartAt::Latest => {
+                let ends = live.partitions.iter().map(|p| p.shared().high_watermark());
+                ends.collect()
+            }
+            StartAt::Earliest | StartAt::Refuse => Vec::new(),
+        };
+        let group = Group {
+            topic: live.topic.name.clone(),
+            name,
+            start: new.start as i32,
+            overrun: new.overrun as i32,
+            session_timeout_ms,
+            labels: new.labels,
+            pinned,
+            ..Group::default()
+        };
+        let change = Change::CreateGroup(group.clone());
+        let outcome = self.decide(change, validate_only).await?;
+        group_of(outcome, &group)
+    }
+
+    /// The group, created if there is none; `true` if it was.
+    ///
+    /// # Errors
+    /// As [`Services::create_group`].
+    pub(crate) async fn group_or_new(&self, new: NewGroup) -> Result<(Group, bool), Refusal> {
+        match self.group(&new.topic, &new.name) {
+            Err(Refusal::GroupNotFound { .. }) => {}
+            other => return other.map(|group| (group, false)),
+        }
+        match self.create_group(new.clone(), false).await {
+            Err(Refusal::GroupExists { .. }) => Ok((self.group(&new.topic, &new.name)?, false)),
+            other => other.map(|group| (group, true)),
+        }
+    }
+
+    /// Changes a group; with `validate_only` just says what it would become.
+    ///
+    /// # Errors
+    /// If it does not exist, a field cannot be, or it has changed since the caller looked.
+    pub(crate) async fn update_group(
+        &self,
+        (topic, name): (&str, &str),
+        change: GroupChange,
+        validate_only: bool,
+    ) -> Result<Group, Refusal> {
+        let _changing = self.groups.changing.lock().await;
+        let group = self.group(topic, name)?;
+        if let Some(expected) = change.version.filter(|v| *v != group.version) {
+            return Err(changed(&group, expected));
+        }
+        let session_timeout_ms = change
+            .session_timeout_ms
+            .unwrap_or(group.session_timeout_ms);
+        check_session(session_timeout_ms)?;
+        let labels = change.labels.unwrap_or_else(|| group.labels.clone());
+        check_labels(&labels)?;
+        let update = UpdateGroup {
+            key: key(&group.topic, &group.name),
+            overrun: change
+                .overrun
+                .map_or(group.overrun, |overrun| overrun as i32),
+            session_timeout_ms,
+            labels,
+            paused_until_ms: change.paused_until_ms.unwrap_or(group.paused_until_ms),
+            from_version: group.version,
+        };
+        let outcome = self
+            .decide(Change::UpdateGroup(update), validate_only)
+            .await?;
+        let updated = group_of(outcome, &group)?;
+        if !validate_only && let Some(coordinator) = self.groups.running(group.id) {
+            // An error means that it has just ended; the next one reads the record anew.
+            let _ = coordinator.send(Request::Reconfigure).await;
+        }
+        Ok(updated)
+    }
+
+    /// Deletes a group and its positions.
+    ///
+    /// # Errors
+    /// If it does not exist or has members.
+    pub(crate) async fn delete_group(
+        self: &Arc<Self>,
+        topic: &str,
+        name: &str,
+        validate_only: bool,
+    ) -> Result<(), Refusal> {
+        let _changing = self.groups.changing.lock().await;
+        let group = self.group(topic, name)?;
+        self.ask(&group, |answer| Request::Close { answer }).await?;
+        let deleted = if validate_only {
+            Err(None)
+        } else {
+            let change = Change::DeleteGroup(key(&group.topic, &group.name));
+            let outcome = self.metadata.propose(change).await;
+            outcome.and_then(|o| group_of(o, &group)).map_err(Some)
+        };
+        match deleted {
+            Ok(_) => {
+                self.forget_positions(&group).await;
+                Ok(())
+            }
+            Err(refusal) => {
+                if let Some(coordinator) = self.groups.running(group.id) {
+                    let _ = coordinator.send(Request::Reopen).await;
+                }
+                refusal.map_or(Ok(()), Err)
+            }
+        }
+    }
+
+    async fn forget_positions(&self, group: &Group) {
+        let Ok(live) = self.topics.get(&group.topic) else {
+            return;
+        };
+        let group_id = group.id;
+        let forgetting = live.partitions.iter().map(|partition| {
+            let kind = Some(Kind::Forget(true));
+            partition.change_position(Move { group_id, kind })
+        });
+        for forgotten in futures::future::join_all(forgetting).await {
+            if let Err(refusal) = forgotten {
+                // They are forgotten at the next start.
+                tracing::warn!(topic = group.topic, group = group.name, %refusal,
+                    "a position of a deleted group stays for now");
+            }
+        }
+    }
+
+    /// Forgets positions of groups that were deleted while that could not be carried out.
+    pub(crate) async fn forget_deleted_groups(&self) {
+        for live in self.topics.all() {
+            let known: Vec<u64> = {
+                let view = self.metadata.view().read();
+                view.groups_of(&live.topic.name).map(|g| g.id).collect()
+            };
+            for partition in &live.partitions {
+                for group_id in partition.shared().group_ids() {
+                    if known.contains(&group_id) {
+                        continue;
+                    }
+                    let kind = Some(Kind::Forget(true));
+                    let forgotten = partition.change_position(Move { group_id, kind }).await;
+                    if let Err(refusal) = forgotten {
+                        tracing::warn!(topic = live.topic.name, group_id, %refusal,
+                            "a position of a deleted group stays for now");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everybody in the group.
+    ///
+    /// # Errors
+    /// If there is no such group.
+    pub(crate) async fn members(
+        self: &Arc<Self>,
+        group: &Group,
+    ) -> Result<Vec<MemberInfo>, Refusal> {
+        if self.groups.face(group.id).is_none() {
+            return Ok(Vec::new());
+        }
+        self.ask(group, |answer| Request::Describe { answer }).await
+    }
+
+    /// Makes a change, or just says what it would make.
+    async fn decide(&self, change: Change, validate_only: bool) -> Result<Outcome, Refusal> {
+        if !validate_only {
+            return self.metadata.propose(change).await;
+        }
+        let mut state = self.metadata.view().read().clone();
+        Ok(state.apply(Command {
+            now_ms: clock::now_ms(),
+            change: Some(change),
+        }))
+    }
+}
+
+/// The bare name of a group, checked.
+fn parse_group<'a>(topic: &str, name: &'a str) -> Result<&'a str, Refusal> {
+    let bare = match name.strip_prefix("topics/") {
+        None => name,
+        Some(rest) => rest
+            .strip_prefix(topic)
+            .and_then(|rest| rest.strip_prefix("/groups/"))
+            .ok_or_else(|| {
+                let why = format!("\"{name}\" is not a group of topic \"{topic}\"");
+                Refusal::invalid("group", why)
+            })?,
+    };
+    let checked = names::check_topic(bare);
+    checked.map_err(|error| {
+        let why = error.to_string().replace("topic name", "group name");
+        Refusal::invalid("group", why.replace("a topic ", "a group "))
+    })?;
+    Ok(bare)
+}
+
+fn check_session(ms: u64) -> Result<(), Refusal> {
+    let (least, most) = (limits::MIN_SESSION_TIMEOUT, limits::MAX_SESSION_TIMEOUT);
+    if (least.as_millis()..=most.as_millis()).contains(&u128::from(ms)) {
+        return Ok(());
+    }
+    let why = format!("{ms} ms is not between {least:?} and {most:?}");
+    Err(Refusal::invalid("session_timeout", why))
+}
+
+fn changed(group: &Group, expected: u64) -> Refusal {
+    Refusal::GroupChanged {
+        group: group.name.clone(),
+        expected: expected.to_string(),
+        actual: group.version.to_string(),
+    }
+}
+
+fn group_of(outcome: Outcome, wanted: &Group) -> Result<Group, Refusal> {
+    let denied = match outcome {
+        Outcome::Group(group) => return Ok(group),
+        Outcome::Denied(why) => Denied::try_from(why).unwrap_or(Denied::Unreadable),
+        Outcome::Topic(_) | Outcome::Producer(_) => Denied::Unreadable,
+    };
+    Err(match denied {
+        Denied::Exists => Refusal::GroupExists {
+            topic: wanted.topic.clone(),
+            group: wanted.name.clone(),
+        },
+        Denied::NotFound => not_found(wanted, None),
+        Denied::Changed => Refusal::GroupChanged {
+            group: wanted.name.clone(),
+            expected: wanted.version.to_string(),
+            actual: "a later one".into(),
+        },
+        Denied::TooMany => Refusal::LimitReached {
+            what: format!("groups of the topic ({}) or", limits::MAX_GROUPS_PER_TOPIC)
+                + " of the node",
+            limit: limits::MAX_GROUPS as u64,
+        },
+        Denied::FewerPartitions | Denied::Unreadable => Refusal::Unknown {
+            why: "an unexpected outcome".into(),
+        },
+    })
+}

@@ -1,0 +1,221 @@
+//! A member that pulls: the session is kept between its calls.
+//!
+//! A pull commits first, then answers what there is, or waits for it. What the coordinator asks
+//! back is given back at the member's next pull (or during its wait): what it had pulled of it
+//! and not committed comes again elsewhere. Of two pulls at a time the older one is answered
+//! with nothing. A pull that was cut off before its answer does not count: the next one begins
+//! where it began.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use aqueduct_proto::record::Record;
+use tokio::{
+    sync::{Mutex, Notify},
+    time::Instant,
+};
+
+use super::{
+    commit::Held,
+    coordinator::{Assignment, LostReason},
+    driver::Request,
+    session::{Happening, MemberSession},
+};
+use crate::{error::Refusal, lanes::Event, services::Services};
+
+/// What is pulled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PullSpec {
+    pub(crate) max_messages: u64,
+    pub(crate) max_bytes: u64,
+    pub(crate) wait: Duration,
+}
+
+/// What a pull answers.
+#[derive(Debug, Default)]
+pub(crate) struct Pulled {
+    /// Partition and records, in order within a partition.
+    pub(crate) records: Vec<(u32, Vec<Record>)>,
+    pub(crate) assignments: Vec<Assignment>,
+}
+
+struct State {
+    session: MemberSession,
+    /// Where the lanes stood when a pull began that has not ended.
+    began: Option<Vec<Assignment>>,
+    /// Skipped ranges that were not told yet, by partition.
+    skipped: Vec<Assignment>,
+    /// Partitions of which nothing is delivered until a seek.
+    stuck: Vec<(u32, LostReason)>,
+}
+
+/// A pulling member.
+pub(crate) struct PullSession {
+    pub(crate) member_id: String,
+    held: Arc<Held>,
+    state: Mutex<State>,
+    /// Counts pulls: only the newest one waits.
+    newest: AtomicU64,
+    /// Wakes the pull that another one replaces.
+    replaced: Notify,
+}
+
+impl PullSession {
+    pub(super) fn new(member_id: String, session: MemberSession) -> PullSession {
+        PullSession {
+            member_id,
+            held: session.held().clone(),
+            state: Mutex::new(State {
+                session,
+                began: None,
+                skipped: Vec::new(),
+                stuck: Vec::new(),
+            }),
+            newest: AtomicU64::new(0),
+            replaced: Notify::new(),
+        }
+    }
+
+    pub(super) fn held(&self) -> &Arc<Held> {
+        &self.held
+    }
+
+    /// Answers messages, or nothing after the wait.
+    ///
+    /// # Errors
+    /// If the member has lost its place, or all it has waits for a seek.
+    pub(super) async fn pull(
+        &self,
+        services: &Services,
+        spec: PullSpec,
+    ) -> Result<Pulled, Refusal> {
+        self.held.touch();
+        let number = self.newest.fetch_add(1, Relaxed) + 1;
+        self.replaced.notify_waiters();
+        let mut state = self.state.lock().await;
+        let until = Instant::now() + spec.wait;
+        state.begin();
+        let mut pulled = Pulled::default();
+        loop {
+            state.obey().await?;
+            state.take(spec, &mut pulled).await?;
+            if !pulled.records.is_empty() {
+                break;
+            }
+            if let Some(refusal) = state.refusal(&self.held) {
+                return Err(refusal);
+            }
+            let replaced = self.replaced.notified();
+            tokio::pin!(replaced);
+            replaced.as_mut().enable();
+            if self.newest.load(Relaxed) != number {
+                break;
+            }
+            let changed = tokio::select! {
+                changed = state.session.changed() => changed,
+                () = replaced => Ok(false),
+                () = tokio::time::sleep_until(until) => Ok(false),
+                () = services.drained() => Err(Refusal::Draining),
+            };
+            if !changed? {
+                break;
+            }
+        }
+        pulled.assignments = state.end();
+        self.held.touch();
+        Ok(pulled)
+    }
+}
+
+impl State {
+    fn begin(&mut self) {
+        if let Some(began) = self.began.take() {
+            self.session.go_back(&began);
+        }
+        self.began = Some(self.session.standing());
+    }
+
+    /// The partitions as they stand after this pull, each with what it skipped, told once.
+    fn end(&mut self) -> Vec<Assignment> {
+        self.began = None;
+        let mut assignments = self.session.standing();
+        for told in self.skipped.drain(..) {
+            let same = |a: &&mut Assignment| (a.partition, a.epoch) == (told.partition, told.epoch);
+            if let Some(assignment) = assignments.iter_mut().find(same) {
+                assignment.skipped = told.skipped;
+            }
+        }
+        assignments
+    }
+
+    /// Takes in what the coordinator has said.
+    async fn obey(&mut self) -> Result<(), Refusal> {
+        while let Some(happening) = self.session.told()? {
+            match happening {
+                Happening::Assigned(assignments) => {
+                    self.stuck
+                        .retain(|(p, _)| !assignments.iter().any(|a| a.partition == *p));
+                    self.skipped
+                        .extend(assignments.iter().filter(|a| a.skipped.is_some()));
+                    self.note(&assignments);
+                }
+                Happening::Revoking { partitions, .. } => {
+                    self.session.held().lose(&partitions);
+                    let conn = self.session.link().conn;
+                    let released = Request::Released { conn, partitions };
+                    self.session.link().send(released).await;
+                }
+                Happening::Lost { partitions, reason } => {
+                    self.stuck.retain(|(p, _)| !partitions.contains(p));
+                    if matches!(
+                        reason,
+                        LostReason::Overrun | LostReason::NoPosition | LostReason::Damaged
+                    ) {
+                        self.stuck.extend(partitions.iter().map(|p| (*p, reason)));
+                    }
+                }
+                Happening::Delivered(_) | Happening::Committed(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// New lanes are part of where this pull began.
+    fn note(&mut self, assignments: &[Assignment]) {
+        if let Some(began) = &mut self.began {
+            began.retain(|a| !assignments.iter().any(|new| new.partition == a.partition));
+            began.extend_from_slice(assignments);
+        }
+    }
+
+    async fn take(&mut self, spec: PullSpec, pulled: &mut Pulled) -> Result<(), Refusal> {
+        let (mut messages, mut bytes) = (spec.max_messages, spec.max_bytes);
+        while messages > 0 && bytes > 0 {
+            let Some(step) = self.session.look(false, (messages, bytes)).await? else {
+                return Ok(());
+            };
+            messages = messages.saturating_sub(step.messages);
+            bytes = bytes.saturating_sub(step.bytes);
+            if let Event::Records { partition, records } = step.event
+                && !records.is_empty()
+            {
+                pulled.records.push((partition, records));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that the member has waits for a seek.
+    fn refusal(&self, held: &Held) -> Option<Refusal> {
+        let (number, reason) = self.stuck.first()?;
+        if !self.session.standing().is_empty() {
+            return None;
+        }
+        held.stuck(*number, *reason)
+    }
+}

@@ -1,0 +1,358 @@
+//! `aqueduct.v1.Groups`.
+
+use std::sync::Arc;
+
+use aqueduct_proto::v1::{
+    self, CreateGroupRequest, DeleteGroupRequest, DeleteGroupResponse, GetGroupRequest,
+    GetLagRequest, GetLagResponse, GroupState, ListGroupsRequest, ListGroupsResponse,
+    ListMembersRequest, ListMembersResponse, PauseGroupRequest, ResumeGroupRequest,
+    SeekGroupRequest, SeekGroupResponse, SoughtPartition, StartPolicy, UpdateGroupRequest,
+    seek_group_request::Target,
+};
+use tonic::{Request, Response, Status};
+
+use super::{
+    reader::decode_place,
+    status::{duration_ms, status},
+    topics::{encode_duration, encode_time},
+};
+use crate::{
+    clock,
+    error::Refusal,
+    groups::{
+        admin::{Activity, GroupChange, GroupStatus, NewGroup},
+        coordinator::MemberInfo,
+        lag::PartitionLag,
+        seek::{SeekTo, Sought},
+    },
+    limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE},
+    metadata::groups::{Group, StartAt},
+    services::Services,
+};
+
+pub(super) struct Groups(Arc<Services>);
+
+impl Groups {
+    pub(super) fn new(services: Arc<Services>) -> Groups {
+        Groups(services)
+    }
+
+    fn answer(&self, group: Group) -> Response<v1::Group> {
+        Response::new(encode(self.0.group_status(group)))
+    }
+
+    async fn pause(
+        &self,
+        (topic, group): (&str, &str),
+        until_ms: i64,
+        validate_only: bool,
+    ) -> Result<Response<v1::Group>, Status> {
+        let change = GroupChange {
+            paused_until_ms: Some(until_ms),
+            ..GroupChange::default()
+        };
+        let updated = self.0.update_group((topic, group), change, validate_only);
+        let updated = updated.await.map_err(|r| status(&r))?;
+        Ok(self.answer(updated))
+    }
+}
+
+fn encode_policy(policy: StartAt) -> StartPolicy {
+    match policy {
+        StartAt::Earliest => StartPolicy::Earliest,
+        StartAt::Latest => StartPolicy::Latest,
+        StartAt::Refuse => StartPolicy::Error,
+    }
+}
+
+/// A policy, absent if none is set.
+pub(super) fn decode_policy(field: &str, policy: i32) -> Result<Option<StartAt>, Refusal> {
+    match StartPolicy::try_from(policy) {
+        Ok(StartPolicy::Unspecified) => Ok(None),
+        Ok(StartPolicy::Earliest) => Ok(Some(StartAt::Earliest)),
+        Ok(StartPolicy::Latest) => Ok(Some(StartAt::Latest)),
+        Ok(StartPolicy::Error) => Ok(Some(StartAt::Refuse)),
+        Err(_) => Err(Refusal::invalid(field, format!("{policy} is not a policy"))),
+    }
+}
+
+fn encode(status: GroupStatus) -> v1::Group {
+    let GroupStatus {
+        group,
+        activity,
+        members,
+    } = status;
+    let state = match activity {
+        Activity::Empty => GroupState::Empty,
+        Activity::Stable => GroupState::Stable,
+        Activity::Rebalancing => GroupState::Rebalancing,
+        Activity::Paused => GroupState::Paused,
+    };
+    let paused = activity == Activity::Paused && group.paused_until_ms < i64::MAX;
+    v1::Group {
+        name: format!("topics/{}/groups/{}", group.topic, group.name),
+        id: group.id,
+        start: encode_policy(group.start()) as i32,
+        overrun: encode_policy(group.overrun()) as i32,
+        session_timeout: Some(encode_duration(group.session_timeout_ms)),
+        state: state as i32,
+        members,
+        paused_until: paused.then(|| encode_time(group.paused_until_ms)),
+        create_time: Some(encode_time(group.create_time_ms)),
+        update_time: Some(encode_time(group.update_time_ms)),
+        etag: group.version.to_string(),
+        labels: group.labels.into_iter().collect(),
+    }
+}
+
+fn decode_new(topic: String, group: v1::Group) -> Result<NewGroup, Refusal> {
+    let session_timeout_ms = group
+        .session_timeout
+        .map(|timeout| duration_ms("group.session_timeout", timeout))
+        .transpose()?;
+    Ok(NewGroup {
+        topic,
+        name: group.name,
+        start: decode_policy("group.start", group.start)?.unwrap_or(StartAt::Earliest),
+        overrun: decode_policy("group.overrun", group.overrun)?.unwrap_or(StartAt::Earliest),
+        session_timeout_ms,
+        labels: group.labels.into_iter().collect(),
+    })
+}
+
+fn decode_change(group: v1::Group, mask: &[String]) -> Result<GroupChange, Refusal> {
+    let version = match group.etag.as_str() {
+        "" => None,
+        etag => Some(
+            etag.parse()
+                .map_err(|_| Refusal::invalid("group.etag", "it is not an etag of a group"))?,
+        ),
+    };
+    let overrun = decode_policy("group.overrun", group.overrun)?;
+    let session_timeout_ms = group
+        .session_timeout
+        .map(|timeout| duration_ms("group.session_timeout", timeout))
+        .transpose()?;
+    let mut labels = Some(group.labels.into_iter().collect());
+    let mut change = GroupChange {
+        version,
+        ..GroupChange::default()
+    };
+    if mask.is_empty() {
+        if group.start != StartPolicy::Unspecified as i32 {
+            let why = "where a group starts cannot be changed; seek it";
+            return Err(Refusal::invalid("group.start", why));
+        }
+        change.overrun = overrun;
+        change.session_timeout_ms = session_timeout_ms;
+        change.labels =
+            labels.filter(|labels: &std::collections::BTreeMap<_, _>| !labels.is_empty());
+        return Ok(change);
+    }
+    for path in mask {
+        match path.as_str() {
+            "overrun" => change.overrun = overrun.or(Some(StartAt::Earliest)),
+            "session_timeout" => change.session_timeout_ms = session_timeout_ms,
+            "labels" => change.labels = labels.take(),
+            other => {
+                let why = format!("\"{other}\" cannot be updated");
+                return Err(Refusal::invalid("update_mask", why));
+            }
+        }
+    }
+    Ok(change)
+}
+
+fn decode_target(target: Option<Target>) -> Result<SeekTo, Refusal> {
+    let nowhere = || {
+        let why = "say where to: a position, a shift, or a group to follow";
+        Refusal::invalid("target", why)
+    };
+    match target {
+        Some(Target::To(position)) => {
+            let place = decode_place("to", Some(position))?;
+            place.map(SeekTo::Place).ok_or_else(nowhere)
+        }
+        Some(Target::Shift(by)) => Ok(SeekTo::Shift(by)),
+        Some(Target::FromGroup(name)) => Ok(SeekTo::Group(name)),
+        None => Err(nowhere()),
+    }
+}
+
+fn encode_sought(sought: Sought) -> SoughtPartition {
+    SoughtPartition {
+        partition: sought.partition,
+        old_position: sought.old,
+        new_position: sought.new,
+        log_start_offset: sought.start,
+        high_watermark: sought.end,
+    }
+}
+
+fn encode_lag(lag: PartitionLag) -> v1::PartitionLag {
+    v1::PartitionLag {
+        partition: lag.partition,
+        position: lag.position,
+        log_start_offset: lag.start,
+        high_watermark: lag.end,
+        messages: lag.messages,
+        seconds: lag.seconds,
+        member: lag.member,
+        commit_time: (lag.commit_time_ms > 0).then(|| encode_time(lag.commit_time_ms)),
+    }
+}
+
+fn encode_member(info: MemberInfo) -> v1::Member {
+    v1::Member {
+        member_id: info.member.member_id,
+        instance_id: info.member.instance_id,
+        client_id: info.member.client_id,
+        address: info.member.address,
+        partitions: info.partitions,
+        pulls: info.member.pulls,
+        idle_ms: info.idle_ms,
+    }
+}
+
+#[tonic::async_trait]
+impl v1::groups_server::Groups for Groups {
+    async fn create_group(
+        &self,
+        request: Request<CreateGroupRequest>,
+    ) -> Result<Response<v1::Group>, Status> {
+        let request = request.into_inner();
+        let new = decode_new(request.topic, request.group.unwrap_or_default());
+        let new = new.map_err(|r| status(&r))?;
+        let created = self.0.create_group(new, request.validate_only).await;
+        created.map(|g| self.answer(g)).map_err(|r| status(&r))
+    }
+
+    async fn get_group(
+        &self,
+        request: Request<GetGroupRequest>,
+    ) -> Result<Response<v1::Group>, Status> {
+        let GetGroupRequest { topic, group } = request.into_inner();
+        let group = self.0.group(&topic, &group);
+        group.map(|g| self.answer(g)).map_err(|r| status(&r))
+    }
+
+    async fn list_groups(
+        &self,
+        request: Request<ListGroupsRequest>,
+    ) -> Result<Response<ListGroupsResponse>, Status> {
+        let request = request.into_inner();
+        let size = match request.page_size {
+            0 => DEFAULT_PAGE_SIZE,
+            size => size.min(MAX_PAGE_SIZE),
+        } as usize;
+        let (topic, after) = (&request.topic, &request.page_token);
+        let found = self.0.list_groups(topic, after, size + 1);
+        let mut found = found.map_err(|r| status(&r))?;
+        let more = found.len() > size;
+        found.truncate(size);
+        let last = found.last().filter(|_| more).map(|last| {
+            let Group { topic, name, .. } = &last.group;
+            crate::metadata::groups::key(topic, name)
+        });
+        Ok(Response::new(ListGroupsResponse {
+            groups: found.into_iter().map(encode).collect(),
+            next_page_token: last.unwrap_or_default(),
+        }))
+    }
+
+    async fn update_group(
+        &self,
+        request: Request<UpdateGroupRequest>,
+    ) -> Result<Response<v1::Group>, Status> {
+        let request = request.into_inner();
+        let group = request.group.unwrap_or_default();
+        let (name, mask) = (
+            group.name.clone(),
+            request.update_mask.unwrap_or_default().paths,
+        );
+        let change = decode_change(group, &mask).map_err(|r| status(&r))?;
+        let names = (request.topic.as_str(), name.as_str());
+        let updated = self.0.update_group(names, change, request.validate_only);
+        let updated = updated.await.map_err(|r| status(&r))?;
+        Ok(self.answer(updated))
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<DeleteGroupRequest>,
+    ) -> Result<Response<DeleteGroupResponse>, Status> {
+        let request = request.into_inner();
+        let (topic, group) = (&request.topic, &request.group);
+        let deleted = self.0.delete_group(topic, group, request.validate_only);
+        deleted.await.map_err(|r| status(&r))?;
+        Ok(Response::new(DeleteGroupResponse {}))
+    }
+
+    async fn get_lag(
+        &self,
+        request: Request<GetLagRequest>,
+    ) -> Result<Response<GetLagResponse>, Status> {
+        let GetLagRequest { topic, group } = request.into_inner();
+        let group = self.0.group(&topic, &group).map_err(|r| status(&r))?;
+        let lags = self.0.group_lag(&group).await.map_err(|r| status(&r))?;
+        let seconds = lags.iter().map(|lag| lag.seconds).fold(0.0, f64::max);
+        Ok(Response::new(GetLagResponse {
+            messages: lags.iter().map(|lag| lag.messages).sum(),
+            seconds,
+            partitions: lags.into_iter().map(encode_lag).collect(),
+        }))
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<ListMembersRequest>,
+    ) -> Result<Response<ListMembersResponse>, Status> {
+        let ListMembersRequest { topic, group } = request.into_inner();
+        let group = self.0.group(&topic, &group).map_err(|r| status(&r))?;
+        let members = self.0.members(&group).await.map_err(|r| status(&r))?;
+        Ok(Response::new(ListMembersResponse {
+            members: members.into_iter().map(encode_member).collect(),
+        }))
+    }
+
+    async fn seek_group(
+        &self,
+        request: Request<SeekGroupRequest>,
+    ) -> Result<Response<SeekGroupResponse>, Status> {
+        let request = request.into_inner();
+        let target = decode_target(request.target).map_err(|r| status(&r))?;
+        let group = self.0.group(&request.topic, &request.group);
+        let group = group.map_err(|r| status(&r))?;
+        let (partitions, dry) = (request.partitions, request.validate_only);
+        let sought = self.0.seek_group(&group, partitions, target, dry).await;
+        let sought = sought.map_err(|r| status(&r))?;
+        Ok(Response::new(SeekGroupResponse {
+            partitions: sought.into_iter().map(encode_sought).collect(),
+        }))
+    }
+
+    async fn pause_group(
+        &self,
+        request: Request<PauseGroupRequest>,
+    ) -> Result<Response<v1::Group>, Status> {
+        let request = request.into_inner();
+        let until_ms = match request.duration {
+            None => i64::MAX,
+            Some(duration) => {
+                let ms = duration_ms("duration", duration).map_err(|r| status(&r))?;
+                clock::now_ms().saturating_add_unsigned(ms)
+            }
+        };
+        let names = (request.topic.as_str(), request.group.as_str());
+        self.pause(names, until_ms, request.validate_only).await
+    }
+
+    async fn resume_group(
+        &self,
+        request: Request<ResumeGroupRequest>,
+    ) -> Result<Response<v1::Group>, Status> {
+        let request = request.into_inner();
+        let names = (request.topic.as_str(), request.group.as_str());
+        self.pause(names, 0, request.validate_only).await
+    }
+}
