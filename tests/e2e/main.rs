@@ -19,6 +19,7 @@ mod groups;
 mod log_tools;
 mod producers;
 mod publishing;
+mod python;
 mod reading;
 mod refusals;
 mod server;
