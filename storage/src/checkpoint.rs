@@ -245,9 +245,10 @@ impl LogInner {
         self.drop_checkpoints(|boundary| boundary > keep)
     }
 
-    /// What lies below the current snapshot is of no use any more.
+    /// What lies below the current snapshot is of no use any more, once the words that name it are
+    /// durable: until then a crash brings the older one back.
     pub(crate) fn drop_checkpoints_before_snapshot(&self) -> Result<(), Error> {
-        let snapshot = self.view.lock().words.snapshot;
+        let snapshot = self.view.lock().durable.snapshot;
         let Some(snapshot) = snapshot else {
             return Ok(());
         };
@@ -257,8 +258,9 @@ impl LogInner {
     fn drop_checkpoints(&self, gone: impl Fn(u64) -> bool) -> Result<(), Error> {
         let dropped: Vec<u64> = {
             let mut view = self.view.lock();
-            let snapshot = view.words.snapshot.map(|snapshot| snapshot.index + 1);
-            let gone = |boundary: &u64| gone(*boundary) && Some(*boundary) != snapshot;
+            let snapshots = [view.words.snapshot, view.durable.snapshot];
+            let snapshots = snapshots.map(|snapshot| snapshot.map(|last| last.index + 1));
+            let gone = |boundary: &u64| gone(*boundary) && !snapshots.contains(&Some(*boundary));
             let dropped = view
                 .checkpoints
                 .iter()

@@ -18,7 +18,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use self::file::SimFile;
-use self::state::{FileState, Inode, Names, ROOT, State, apply, dead};
+use self::state::{FileState, Inode, Names, ROOT, State, apply, dead, meanwhile};
 use crate::disk::{Disk, DiskFile, Item};
 
 mod file;
@@ -96,6 +96,7 @@ impl SimDisk {
             locked: false,
             capacity: 1 << 30,
             failing: Vec::new(),
+            meanwhile: None,
             unreadable: BTreeMap::new(),
             trace: None,
         };
@@ -143,6 +144,7 @@ impl SimDisk {
         state.chance = chance;
         (state.crash_at, state.dead, state.locked) = (None, false, false);
         state.failing.clear();
+        state.meanwhile = None;
         state.unreadable.clear();
         SimDisk {
             state: Arc::new(Mutex::new(state)),
@@ -156,6 +158,7 @@ impl SimDisk {
         let mut state = old.clone();
         (state.crash_at, state.dead, state.locked) = (None, false, false);
         state.failing.clear();
+        state.meanwhile = None;
         SimDisk {
             state: Arc::new(Mutex::new(state)),
         }
@@ -174,6 +177,12 @@ impl SimDisk {
     /// After `skip` more calls of this kind, one fails.
     pub fn fail(&self, call: Call, skip: u64) {
         self.state.lock().failing.push((call, skip));
+    }
+
+    /// Right before the next call of this kind, once, this is run: what another thread does at
+    /// just that moment.
+    pub fn meanwhile(&self, call: Call, act: impl Fn() + Send + Sync + 'static) {
+        self.state.lock().meanwhile = Some((call, Arc::new(act)));
     }
 
     /// Makes a range of a file unreadable.
@@ -227,6 +236,7 @@ impl SimDisk {
         what: &str,
         act: impl FnOnce(&mut State) -> io::Result<()>,
     ) -> io::Result<()> {
+        meanwhile(&self.state, Call::Name);
         let mut state = self.state.lock();
         let go_on = state.begin(Call::Name, || what.to_string())?;
         act(&mut state)?;
@@ -337,6 +347,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
+        meanwhile(&self.state, Call::Sync);
         let mut state = self.state.lock();
         let go_on = state.begin(Call::Sync, || format!("sync_dir {path}"))?;
         let dir = state.dir(path)?;

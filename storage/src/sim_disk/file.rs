@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Call;
-use super::state::{FileState, Inode, SECTOR, State, dead};
+use super::state::{FileState, Inode, SECTOR, State, dead, meanwhile};
 use crate::disk::DiskFile;
 use crate::map::Map;
 
@@ -23,6 +23,7 @@ impl SimFile {
         what: &str,
         act: impl FnOnce(&mut State, &mut FileState) -> io::Result<()>,
     ) -> io::Result<()> {
+        meanwhile(&self.state, call);
         let mut state = self.state.lock();
         let go_on = state.begin(call, || format!("{what} inode {}", self.inode))?;
         let mut file = state.files.remove(&self.inode).unwrap_or_default();

@@ -5,6 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::{Call, Chance};
 
@@ -87,11 +90,20 @@ pub(super) struct State {
     pub(super) locked: bool,
     pub(super) capacity: u64,
     pub(super) failing: Vec<(Call, u64)>,
+    pub(super) meanwhile: Option<(Call, Arc<dyn Fn() + Send + Sync>)>,
     pub(super) unreadable: BTreeMap<Inode, Vec<Range<u64>>>,
     pub(super) trace: Option<Vec<String>>,
 }
 
 pub(super) const ROOT: Inode = 1;
+
+/// Runs what was left to be done right before a call of this kind.
+pub(super) fn meanwhile(state: &Mutex<State>, call: Call) {
+    let due = state.lock().meanwhile.take_if(|(of, _)| *of == call);
+    if let Some((_, act)) = due {
+        act();
+    }
+}
 
 pub(super) fn dead() -> io::Error {
     io::Error::other("the simulated machine has crashed")

@@ -6,6 +6,7 @@
 
 mod crash;
 mod faults;
+mod lost;
 mod model;
 mod work;
 

@@ -1,0 +1,70 @@
+//! Things that were acknowledged and lay in one place only: each test is a way in which that place
+//! could be given away too early.
+
+use aqueduct_storage::sim_disk::{Call, Chance, SimDisk};
+use aqueduct_storage::{EntryId, Kind, Log, NewEntry, Store, StoreOptions};
+use bytes::Bytes;
+
+use crate::work::{open, options};
+
+/// Everything goes through the journal.
+fn journaling() -> StoreOptions {
+    StoreOptions {
+        sync_ahead_bytes: u64::MAX,
+        direct_sync_bytes: u64::MAX,
+        ..options(&mut Chance::new(1))
+    }
+}
+
+fn id(index: u64) -> EntryId {
+    EntryId {
+        term: 1,
+        leader: 1,
+        index,
+    }
+}
+
+/// Appends commands with these indexes and waits for them.
+fn fill(store: &Store, log: &Log, indexes: std::ops::Range<u64>) {
+    for index in indexes {
+        let entry = NewEntry {
+            id: id(index),
+            kind: Kind::Command,
+            flags: 0,
+            payload: Bytes::from(vec![index as u8; 3000]),
+        };
+        log.append(vec![entry], Box::new(|outcome| outcome.unwrap()))
+            .unwrap();
+        store.step_engine();
+    }
+}
+
+/// The snapshot moves on while the background clears up what the last purge has left.
+#[test]
+fn the_old_snapshot_stays_until_the_new_one_is_durable() {
+    let disk = SimDisk::new(3);
+    let store = open(&disk, &journaling()).unwrap();
+    let log = store.create_logs(&[1]).unwrap().remove(0);
+    for begin in [0, 5, 10] {
+        fill(&store, &log, begin..begin + 5);
+        log.roll();
+    }
+    for last in [4, 9] {
+        log.save_checkpoint(id(last), Bytes::from(format!("state {last}")));
+    }
+    while store.step() {}
+    log.set_snapshot(id(4)).unwrap();
+    log.purge(id(4)).unwrap();
+    let (background, dying) = (store.clone(), disk.clone());
+    disk.meanwhile(Call::Write, move || {
+        // The one job that waits: the engine holds the journal.
+        assert!(background.step());
+        dying.crash_at(dying.calls() + 1);
+    });
+    log.set_snapshot(id(9)).unwrap_err();
+    let disk = disk.crash(0);
+    drop((log, store));
+    let store = open(&disk, &journaling()).unwrap();
+    let snapshot = store.open_log(1).unwrap().snapshot().unwrap().unwrap();
+    assert_eq!(snapshot.last, id(4));
+}
