@@ -73,6 +73,9 @@ pub trait DiskFile: Send + Sync {
     fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<usize>;
     /// Makes all that was written durable, with the length and the allocation.
     fn sync(&self) -> io::Result<()>;
+    /// Drops what memory holds of the file, as far as it is not waiting to be written: what is read
+    /// afterwards comes from the device. A hint where the platform has no such thing.
+    fn drop_cache(&self) -> io::Result<()>;
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Whether the file has no bytes.
@@ -314,6 +317,17 @@ impl DiskFile for RealFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn drop_cache(&self) -> io::Result<()> {
+        rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed)?;
+        Ok(())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -15,9 +15,9 @@ use crate::error::Error;
 use crate::index::{IndexSlot, SparseIndex};
 use crate::log::{Damage, Part, View};
 use crate::pool::POOL_DIR;
-use crate::recovery::{Context, anchor};
+use crate::recovery::{Context, anchor, write_header};
 use crate::scan::{self, Known, Scan};
-use crate::segment::{HeaderFound, Segment, SegmentHeader};
+use crate::segment::{FIRST_ENTRY, HeaderFound, Segment, SegmentHeader};
 use crate::state_file::{StateFile, Words};
 
 mod files;
@@ -51,6 +51,9 @@ pub(crate) fn settle(
                 start,
                 evidence,
             };
+            if !context.clean {
+                settle_living(context, &files.dir(), &known)?;
+            }
             scan::run(&files.dir(), &known)?
         }
     };
@@ -62,9 +65,8 @@ pub(crate) fn settle(
         scan.damage.push(header_damage(*first_index, found));
     }
     restore_end(context, &words, &files.dir(), &mut scan);
-    let mut changed = files
-        .saved_version
-        .is_none_or(|saved| saved < words.version);
+    let is_saved = files.saved_version >= Some(words.version);
+    let mut changed = files.replayed_words || !is_saved;
     if let Some(cut) = scan.cut {
         words.generation += 1;
         words.version += 1;
@@ -72,7 +74,6 @@ pub(crate) fn settle(
         changed = true;
     }
     if !context.clean {
-        sync_living(context, &files.dir(), &living, &scan)?;
         words.synced = scan.last.map(|last| last.index);
     }
     // The cut is durable before the segments behind it lose their names.
@@ -312,28 +313,27 @@ fn grow_index(context: &Context<'_>, dir: &str, part: &Part) -> Result<(), Error
     Ok(())
 }
 
-/// What was scanned may have been in the page cache only: it is synced before it counts.
-fn sync_living(
-    context: &Context<'_>,
-    dir: &str,
-    living: &[Living],
-    scan: &Scan,
-) -> Result<(), Error> {
-    let mut any = false;
-    for (at, part) in scan.parts.iter().enumerate() {
-        if at >= scan.verified_from || living[at].touched {
-            let synced = part.segment.file.handle.sync();
-            synced.map_err(|e| Error::io(&part.segment.name(), "sync", e))?;
-            any = true;
+/// What the scan will read is made durable first, with the headers it goes by, and then read from
+/// the device: memory may hold what never got there.
+fn settle_living(context: &Context<'_>, dir: &str, known: &Known<'_>) -> Result<(), Error> {
+    let begin = known.begin();
+    let scanned = known.living.iter().enumerate();
+    let scanned = scanned.filter(|(at, living)| *at >= begin || living.touched);
+    for (_, living) in scanned {
+        let segment = &living.segment;
+        let file = &segment.file;
+        // A file that was cut short is left as it is.
+        if file.capacity > FIRST_ENTRY {
+            write_header(file, &segment.header)?;
         }
+        let settled = file.handle.sync().and_then(|()| file.handle.drop_cache());
+        settled.map_err(|e| Error::io(&file.name(), "sync", e))?;
     }
-    if any {
-        context
-            .disk
-            .sync_dir(dir)
-            .map_err(|e| Error::io(dir, "sync directory", e))?;
+    if known.living.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let synced = context.disk.sync_dir(dir);
+    synced.map_err(|e| Error::io(dir, "sync directory", e))
 }
 
 /// Gives back the files of the dead and removes what belongs to nothing.

@@ -11,8 +11,10 @@
 //! What is known durable: the synced marks of all entries and segment headers that can be read (also
 //! behind the bad place), the log's words, the journal's records, the newest checkpoint.
 //!
-//! After the death of the process alone, what is read here may be in the page cache only. Before
-//! anything relies on it, it is synced: directories, words, and every segment that was scanned.
+//! After the death of the process alone, what is read here may be in the page cache only, and after
+//! a failed sync (which ends the process) it may never get further: its pages count as clean. So
+//! what the journal holds is written again even where it seems to be there, and directories, words
+//! and every segment that is scanned are synced first and then read from the device.
 //!
 //! Recovery may crash at any of its own calls: replay writes what was written before, cuts are saved
 //! before anything relies on them, and the journal is reset last.
@@ -30,7 +32,7 @@ use crate::journal::{self, Record};
 use crate::log::{Damage, View};
 use crate::log_recovery::{self, LogFiles};
 use crate::node::LOGS_DIR;
-use crate::pool::{POOL_DIR, Pool};
+use crate::pool::{POOL_DIR, Pool, SegmentFile};
 use crate::segment::{HeaderFound, SegmentHeader, segment_name};
 use crate::state_file::StateFile;
 
@@ -167,7 +169,13 @@ fn repeat_begun(
 ) -> Result<(), Error> {
     if let Some(known) = files.segments.get(&header.first_index) {
         match known.header {
-            HeaderFound::Valid(found) if found.salt == header.salt => return Ok(()),
+            HeaderFound::Valid(found) if found.salt == header.salt => {
+                // It may be in memory only (see `repeat_entries`).
+                let (file, first_index) = (known.file.clone(), header.first_index);
+                write_header(&file, &found)?;
+                files.touch(first_index);
+                return Ok(());
+            }
             // A later segment took the place of this one.
             HeaderFound::Valid(found) if found.generation > header.generation => return Ok(()),
             // An older one that was cut away before this was begun, or bytes of the file's
@@ -183,16 +191,21 @@ fn repeat_begun(
         capacity: file.capacity,
         ..header
     };
-    let name = segment_name(header.raft_id, header.first_index);
-    let block = header.encode();
-    let written = file.handle.write_at(0, &[IoSlice::new(&block)]);
-    written.map_err(|e| Error::io(&name, "write", e))?;
-    file.rename(name)?;
+    write_header(&file, &header)?;
+    file.rename(segment_name(header.raft_id, header.first_index))?;
     files.add_segment(file, HeaderFound::Valid(header), true);
     Ok(())
 }
 
-/// Writes journaled bytes to their place, where that segment still exists in that use.
+pub(crate) fn write_header(file: &SegmentFile, header: &SegmentHeader) -> Result<(), Error> {
+    let block = header.encode();
+    let written = file.handle.write_at(0, &[IoSlice::new(&block)]);
+    written.map_err(|e| Error::io(&file.name(), "write", e))
+}
+
+/// Writes journaled bytes to their place, where that segment still exists in that use. Also where
+/// they seem to be there: after a failed sync memory shows what the device does not hold, and the
+/// next sync finds nothing to do.
 fn repeat_entries(files: &mut LogFiles, place: &journal::Place, bytes: &[u8]) -> Result<(), Error> {
     let Some(segment) = files.segments.get_mut(&place.first_index) else {
         return Ok(());
@@ -207,18 +220,10 @@ fn repeat_entries(files: &mut LogFiles, place: &journal::Place, bytes: &[u8]) ->
     }
     segment.journaled_index = segment.journaled_index.max(Some(place.last_index));
     segment.touched = true;
-    let mut there = vec![0; bytes.len()];
-    // A place that cannot be read is written again; if that fails too, opening fails.
-    let same = segment.file.handle.read_at(place.position, &mut there);
-    if !matches!(same, Ok(got) if got == bytes.len() && there == bytes) {
-        let name = segment.file.name();
-        let written = segment
-            .file
-            .handle
-            .write_at(place.position, &[IoSlice::new(bytes)]);
-        written.map_err(|e| Error::io(&name, "write", e))?;
-    }
-    Ok(())
+    let name = segment.file.name();
+    let handle = &segment.file.handle;
+    let written = handle.write_at(place.position, &[IoSlice::new(bytes)]);
+    written.map_err(|e| Error::io(&name, "write", e))
 }
 
 /// Marks a segment's file and name as durable.

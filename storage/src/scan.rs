@@ -65,6 +65,12 @@ impl Known<'_> {
             .map(|living| living.segment.header.first_index)
     }
 
+    /// The segment from which on entries are verified.
+    pub(crate) fn begin(&self) -> usize {
+        let starts = |living: &Living| Some(living.segment.header.first_index) == self.start;
+        self.living.iter().position(starts).unwrap_or(0)
+    }
+
     /// Last index that a segment may hold: it ends where the next one begins, or at the log's cut.
     fn limit(&self, at: usize) -> u64 {
         if let Some(next) = self.first_index_of(at + 1) {
@@ -103,13 +109,7 @@ pub(crate) fn run(dir: &str, known: &Known<'_>) -> Result<Scan, Error> {
         check_empty(&mut scan, dir, known, floor);
         return Ok(scan);
     };
-    let begin = known.start.and_then(|start| {
-        known
-            .living
-            .iter()
-            .position(|living| living.segment.header.first_index == start)
-    });
-    let begin = begin.unwrap_or(0);
+    let begin = known.begin();
     let header = &known.living[begin].segment.header;
     let mut progress = Progress {
         expected: header.first_index,

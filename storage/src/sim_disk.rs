@@ -203,6 +203,7 @@ impl SimDisk {
             .ok_or(io::ErrorKind::IsADirectory)?;
         change(&mut file.data);
         file.dirty.clear();
+        file.lost.clear();
         Ok(())
     }
 

@@ -220,8 +220,12 @@ impl StateFile {
         StateFile { handle: None }
     }
 
-    /// Reads the newest whole slot.
-    pub(crate) fn load(disk: &dyn Disk, id: RaftId) -> Result<(StateFile, StateFound), Error> {
+    /// Reads the newest whole slot, from the device unless the store was closed in order.
+    pub(crate) fn load(
+        disk: &dyn Disk,
+        id: RaftId,
+        clean: bool,
+    ) -> Result<(StateFile, StateFound), Error> {
         let name = file_name(id);
         let handle = match disk.open(&name) {
             Ok(handle) => handle,
@@ -230,6 +234,12 @@ impl StateFile {
             }
             Err(error) => return Err(Error::io(&name, "open", error)),
         };
+        if !clean {
+            handle.sync().map_err(|e| Error::io(&name, "sync", e))?;
+            handle
+                .drop_cache()
+                .map_err(|e| Error::io(&name, "drop cache", e))?;
+        }
         let mut newest: Option<Words> = None;
         let mut foreign = true;
         for slot in SLOTS {
@@ -258,16 +268,6 @@ impl StateFile {
             },
             found,
         ))
-    }
-
-    /// Makes what was read durable: it may have been in the page cache only.
-    pub(crate) fn sync(&self, id: RaftId) -> Result<(), Error> {
-        match &self.handle {
-            Some(handle) => handle
-                .sync()
-                .map_err(|e| Error::io(&file_name(id), "sync", e)),
-            None => Ok(()),
-        }
     }
 
     /// Writes both slots; durable on return.

@@ -38,6 +38,8 @@ pub(crate) struct LogFiles {
     /// whole (or not there).
     pub(super) orphans: BTreeMap<u64, u64>,
     replayed_generation: u64,
+    /// The journal held words: they are saved before it begins anew.
+    pub(super) replayed_words: bool,
 }
 
 impl LogFiles {
@@ -51,8 +53,15 @@ impl LogFiles {
         *known = (*known).max(last_index);
     }
 
+    /// Replay has written to this segment.
+    pub(crate) fn touch(&mut self, first_index: u64) {
+        if let Some(found) = self.segments.get_mut(&first_index) {
+            found.touched = true;
+        }
+    }
+
     pub(crate) fn load(context: &Context<'_>, id: RaftId) -> Result<LogFiles, Error> {
-        let (state, found) = StateFile::load(context.disk.as_ref(), id)?;
+        let (state, found) = StateFile::load(context.disk.as_ref(), id, context.clean)?;
         let (words, state_damaged) = match found {
             StateFound::Words(words) => (Some(*words), false),
             StateFound::Missing => (None, false),
@@ -78,10 +87,10 @@ impl LogFiles {
             indexes: BTreeSet::new(),
             orphans: BTreeMap::new(),
             replayed_generation: 0,
+            replayed_words: false,
         };
         let dir = format!("logs/{id}");
         if !context.clean {
-            files.state.sync(id)?;
             context
                 .disk
                 .sync_dir(&dir)
@@ -215,6 +224,7 @@ impl LogFiles {
 
     /// The journal is newer than the file, but it may hold older words too.
     pub(crate) fn take_words(&mut self, words: Words) -> Result<(), Error> {
+        self.replayed_words = true;
         if words.generation > self.replayed_generation {
             // Records before a cut say nothing of what was begun after it.
             self.replayed_generation = words.generation;

@@ -25,8 +25,18 @@ impl SimFile {
     ) -> io::Result<()> {
         meanwhile(&self.state, call);
         let mut state = self.state.lock();
-        let go_on = state.begin(call, || format!("{what} inode {}", self.inode))?;
+        let begun = state.begin(call, || format!("{what} inode {}", self.inode));
         let mut file = state.files.remove(&self.inode).unwrap_or_default();
+        if begun.is_err() && call == Call::Sync && !state.dead {
+            file.fail_sync(&mut state.chance);
+        }
+        let go_on = match begun {
+            Ok(go_on) => go_on,
+            Err(error) => {
+                state.files.insert(self.inode, file);
+                return Err(error);
+            }
+        };
         let outcome = act(&mut state, &mut file);
         state.files.insert(self.inode, file);
         outcome?;
@@ -110,6 +120,16 @@ impl DiskFile for SimFile {
             file.sync();
             Ok(())
         })
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.dead {
+            return Err(dead());
+        }
+        let file = state.files.get_mut(&self.inode);
+        file.ok_or(io::ErrorKind::NotFound)?.drop_cache();
+        Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -20,6 +20,9 @@ pub(super) struct FileState {
     pub(super) data: Vec<u8>,
     /// Earlier versions of the sectors written since the last sync, oldest (the durable one) first.
     pub(super) dirty: BTreeMap<usize, Vec<Sector>>,
+    /// What the device holds of sectors that a failed sync has dropped: reads still show what was
+    /// written, no later sync writes it.
+    pub(super) lost: BTreeMap<usize, Sector>,
     /// The length is durable.
     pub(super) sized: bool,
 }
@@ -35,6 +38,10 @@ impl FileState {
             let sector = at / SECTOR;
             let stop = ((sector + 1) * SECTOR).min(end);
             let new = &bytes[at - position..stop - position];
+            if let Some(old) = self.lost.remove(&sector) {
+                // Written again, be it with the same bytes: it waits for a sync again.
+                self.dirty.entry(sector).or_default().push(old);
+            }
             if self.data[at..stop] != *new {
                 let mut old = [0; SECTOR];
                 let begin = sector * SECTOR;
@@ -52,20 +59,44 @@ impl FileState {
         self.sized = true;
     }
 
+    /// Some of what waits is written, the rest is forgotten; all of it counts as clean.
+    pub(super) fn fail_sync(&mut self, chance: &mut Chance) {
+        for (sector, versions) in std::mem::take(&mut self.dirty) {
+            if chance.percent(50) {
+                let version = versions[chance.below(versions.len() as u64) as usize];
+                self.lost.insert(sector, version);
+            }
+        }
+    }
+
+    /// From now on reads show what the device holds.
+    pub(super) fn drop_cache(&mut self) {
+        for (sector, version) in std::mem::take(&mut self.lost) {
+            self.restore(sector, &version);
+        }
+    }
+
+    fn restore(&mut self, sector: usize, version: &Sector) {
+        let begin = sector * SECTOR;
+        let held = self.data.len().saturating_sub(begin).min(SECTOR);
+        if held > 0 {
+            self.data[begin..begin + held].copy_from_slice(&version[..held]);
+        }
+    }
+
     /// What a crash leaves, keeping each unsynced sector's newest version in `keep` percent.
     pub(super) fn crash(&mut self, chance: &mut Chance, keep: u64) {
         if !self.sized && !chance.percent(keep) {
             self.data.clear();
         }
         for (sector, versions) in std::mem::take(&mut self.dirty) {
-            let begin = sector * SECTOR;
-            if chance.percent(keep) || begin >= self.data.len() {
+            if chance.percent(keep) || sector * SECTOR >= self.data.len() {
                 continue;
             }
             let version = versions[chance.below(versions.len() as u64) as usize];
-            let held = (self.data.len() - begin).min(SECTOR);
-            self.data[begin..begin + held].copy_from_slice(&version[..held]);
+            self.restore(sector, &version);
         }
+        self.drop_cache();
         self.sized = true;
     }
 }

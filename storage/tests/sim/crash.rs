@@ -1,6 +1,6 @@
 //! Crash after every call, also inside recovery; compare with what was acknowledged.
 
-use aqueduct_storage::sim_disk::{Chance, SimDisk};
+use aqueduct_storage::sim_disk::{Call, Chance, SimDisk};
 
 use crate::seeds;
 use crate::work::{Run, open, options};
@@ -104,6 +104,39 @@ fn crashes_that_once_lost_something() {
     for (seed, call) in found {
         let (disk, run) = work_until_crash(seed, Some(call));
         check(seed, call, &disk, run);
+    }
+}
+
+/// A sync fails, the process ends and starts again, and then the machine dies.
+fn fail_then_crash(seed: u64, skip: u64) -> bool {
+    let disk = SimDisk::new(seed);
+    disk.fail(Call::Sync, skip);
+    let mut run = Run::new(seed);
+    let options = options(&mut run.chance);
+    let Ok(store) = open(&disk, &options) else {
+        return true;
+    };
+    let failed = run.work(&store, STEPS).is_err();
+    let mut disk = disk.kill();
+    for _ in 0..2 {
+        let store = open(&disk, &options).unwrap();
+        run.model.check_recovered(&store);
+        disk = disk.crash(0);
+    }
+    let store = open(&disk, &options).unwrap();
+    run.model.check_recovered(&store);
+    failed
+}
+
+#[test]
+fn a_failed_sync_loses_nothing_acknowledged() {
+    for seed in seeds(6) {
+        eprintln!("AQUEDUCT_SEED={seed}");
+        let mut skip = 0;
+        while fail_then_crash(seed, skip) {
+            skip += 1;
+        }
+        assert!(skip > 20, "seed {seed}: {skip} syncs");
     }
 }
 

@@ -68,3 +68,26 @@ fn the_old_snapshot_stays_until_the_new_one_is_durable() {
     let snapshot = store.open_log(1).unwrap().snapshot().unwrap().unwrap();
     assert_eq!(snapshot.last, id(4));
 }
+
+/// The sync of a segment fails, and the process ends: memory still shows what the disk lost.
+#[test]
+fn a_failed_sync_leaves_the_journal_to_be_believed() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let store = open(&disk, &journaling()).unwrap();
+        let log = store.create_logs(&[1]).unwrap().remove(0);
+        fill(&store, &log, 0..20);
+        disk.fail(Call::Sync, 0);
+        while store.step() {}
+        let disk = disk.kill();
+        drop((log, store));
+        let store = open(&disk, &journaling()).unwrap();
+        assert_eq!(store.open_log(1).unwrap().last_id(), Some(id(19)));
+        let disk = disk.crash(0);
+        drop(store);
+        let store = open(&disk, &journaling()).unwrap();
+        let log = store.open_log(1).unwrap();
+        assert_eq!((log.last_id(), log.damage()), (Some(id(19)), Vec::new()));
+        assert_eq!(log.read_entries(0..20, usize::MAX).unwrap().len(), 20);
+    }
+}
