@@ -96,6 +96,14 @@ def test_backoff_grows_to_a_ceiling_and_starts_over() -> None:
     assert backoff.next() <= 1
 
 
+def test_every_class_has_a_reason_that_the_broker_gives() -> None:
+    """A reason without a class of its own is an error of its gRPC code's class."""
+    page = (PACKAGE.parent.parent / "docs" / "errors.md").read_text()
+    reasons = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+    assert "TOPIC_NOT_FOUND" in reasons
+    assert set(errors.BY_REASON) <= reasons
+
+
 def test_errors_tell_failed_from_unknown() -> None:
     info = ErrorInfo(reason="OFFSET_OUT_OF_RANGE", metadata={"earliest": "3", "latest": "9"})
     delay = RetryInfo()

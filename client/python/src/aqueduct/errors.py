@@ -156,6 +156,11 @@ class GroupNotEmpty(Conflict):
 class CommitBackwards(Conflict):
     """The group's position is beyond the offset already. Only a seek moves it back."""
 
+    @property
+    def position(self) -> int:
+        """The group's position."""
+        return self._number("position")
+
 
 class Fenced(AqueductError):
     """Somebody else has taken over. Not to be tried again."""
