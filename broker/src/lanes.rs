@@ -38,16 +38,17 @@ pub(crate) enum Event {
     },
 }
 
-/// How much may still be sent: given by the reader, taken by the session.
+/// How much may still be sent: given by the reader, taken by the session. A batch that goes over
+/// it is owed: what the reader gives next pays for that first.
 pub(crate) struct Credit {
-    left: Mutex<(u64, u64)>,
+    left: Mutex<(i64, i64)>,
     more: Notify,
 }
 
 impl Credit {
     pub(crate) fn new(messages: u64, bytes: u64) -> Credit {
         Credit {
-            left: Mutex::new((messages, bytes)),
+            left: Mutex::new((signed(messages), signed(bytes))),
             more: Notify::new(),
         }
     }
@@ -59,21 +60,22 @@ impl Credit {
 
     pub(crate) fn add(&self, messages: u64, bytes: u64) {
         let mut left = self.left.lock();
-        left.0 = left.0.saturating_add(messages);
-        left.1 = left.1.saturating_add(bytes);
+        left.0 = left.0.saturating_add(signed(messages));
+        left.1 = left.1.saturating_add(signed(bytes));
         self.more.notify_one();
     }
 
     pub(crate) fn take(&self, messages: u64, bytes: u64) {
         let mut left = self.left.lock();
-        left.0 = left.0.saturating_sub(messages);
-        left.1 = left.1.saturating_sub(bytes);
+        left.0 = left.0.saturating_sub(signed(messages));
+        left.1 = left.1.saturating_sub(signed(bytes));
     }
 
     /// What is left, if there is some of both.
     pub(crate) fn now(&self) -> Option<(u64, u64)> {
         let left = *self.left.lock();
-        (left.0 > 0 && left.1 > 0).then_some(left)
+        let some = left.0 > 0 && left.1 > 0;
+        some.then_some((left.0.unsigned_abs(), left.1.unsigned_abs()))
     }
 
     /// Waits until there is some of both.
@@ -85,6 +87,10 @@ impl Credit {
             self.more.notified().await;
         }
     }
+}
+
+fn signed(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
 }
 
 /// What one step of a lane delivers.

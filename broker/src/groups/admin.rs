@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aqueduct_proto::names;
 
-use super::{coordinator::MemberInfo, driver::Request, not_found};
+use super::{not_found, requests::Request, terms::MemberInfo};
 use crate::{
     clock,
     error::Refusal,

@@ -14,7 +14,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::coordinator::LostReason;
+use super::terms::LostReason;
 use crate::{
     clock,
     error::Refusal,

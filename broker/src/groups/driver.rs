@@ -14,16 +14,16 @@ use std::{
 };
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::{
     commit::Held,
-    coordinator::{
-        Conn, Coordinator, Effect, Found, Joining, LostReason, MemberInfo, NotJoined, Stop, Tell,
-    },
+    coordinator::Coordinator,
     pull::PullSession,
+    requests::{Answer, Joined, Request},
     session::{Control, Link, MemberSession},
     start::{Kept, begin},
+    terms::{Conn, Effect, Found, Joining, LostReason, NotJoined, Tell},
 };
 use crate::{
     clock,
@@ -41,73 +41,6 @@ const CONTROLS: usize = 4_096;
 const LINGER: Duration = Duration::from_millis(500);
 /// A timer that fires so late means that the whole process stood still, and nobody was heard.
 const STALL_MS: u64 = 1_000;
-
-/// Where an answer goes.
-type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
-
-/// What a group can be asked.
-pub(crate) enum Request {
-    /// A stream joins.
-    Join {
-        joining: Joining,
-        answer: Answer<Joined>,
-    },
-    /// A pull: the member's session, joining on the way.
-    Pull {
-        joining: Joining,
-        answer: Answer<Arc<PullSession>>,
-    },
-    Released {
-        conn: Conn,
-        partitions: Vec<u32>,
-    },
-    /// The connection is gone; `closed`: in order.
-    Gone {
-        conn: Conn,
-        closed: bool,
-    },
-    Stopped {
-        conn: Conn,
-        stop: Stop,
-    },
-    Leave {
-        member_id: String,
-        answer: Answer<()>,
-    },
-    /// What a connected member holds.
-    Find {
-        member_id: String,
-        answer: Answer<Arc<Held>>,
-    },
-    /// The epochs of these partitions, if the group has no members.
-    Memberless {
-        partitions: Vec<u32>,
-        answer: Answer<Vec<u64>>,
-    },
-    Describe {
-        answer: Answer<Vec<MemberInfo>>,
-    },
-    /// The positions become these.
-    Seek {
-        targets: Vec<(u32, u64)>,
-        answer: Answer<()>,
-    },
-    /// The group's settings have changed.
-    Reconfigure,
-    /// Nobody joins from now on; refused while there are members.
-    Close {
-        answer: Answer<()>,
-    },
-    /// It is not deleted after all.
-    Reopen,
-}
-
-/// A stream that has joined.
-pub(crate) struct Joined {
-    pub(crate) session: MemberSession,
-    pub(crate) member_id: String,
-    pub(crate) session_ms: u64,
-}
 
 /// What can be seen of a group's task without asking it.
 #[derive(Default)]

@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 use super::{
     admin::NewGroup,
     commit::{self, CommitWish, Committed, Held},
-    coordinator::Joining,
-    driver::Request,
     pull::{PullSpec, Pulled},
+    requests::Request,
     session::{Answering, Commits, Happening, Link, MemberSession},
+    terms::Joining,
 };
 use crate::{
     error::Refusal,

@@ -18,21 +18,26 @@
 pub(crate) mod admin;
 mod assign;
 pub(crate) mod commit;
-pub(crate) mod coordinator;
+mod coordinator;
 mod driver;
 pub(crate) mod lag;
 pub(crate) mod member;
 pub(crate) mod pull;
+mod requests;
 pub(crate) mod seek;
 pub(crate) mod session;
 mod start;
+pub(crate) mod terms;
 
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use self::driver::{Driver, Face, Request};
+use self::{
+    driver::{Driver, Face},
+    requests::Request,
+};
 use crate::{error::Refusal, metadata::groups::Group, services::Services, shards::Shards};
 
 /// Requests that may wait for a group's task.

@@ -22,9 +22,9 @@ use tokio::{
 
 use super::{
     commit::Held,
-    coordinator::{Assignment, LostReason},
-    driver::Request,
+    requests::Request,
     session::{Happening, MemberSession},
+    terms::{Assignment, LostReason},
 };
 use crate::{error::Refusal, lanes::Event, services::Services};
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{
-    driver::Request,
+    requests::Request,
     start::{Kept, position},
 };
 use crate::{

@@ -12,8 +12,8 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{
     commit::{Committed, Held},
-    coordinator::{Assignment, Conn, LostReason, Stop, Tell},
-    driver::Request,
+    requests::Request,
+    terms::{Assignment, Conn, LostReason, Stop, Tell},
 };
 use crate::{
     error::Refusal,

@@ -4,7 +4,7 @@
 //! starts at the end was created; the group's start policy. A position that retention has
 //! overtaken is the overrun policy's matter.
 
-use super::coordinator::{Found, LostReason};
+use super::terms::{Found, LostReason};
 use crate::metadata::groups::{Group, StartAt};
 
 /// What of a partition is kept: first offset, and the next to be written.

@@ -21,10 +21,10 @@ use crate::{
     error::Refusal,
     groups::{
         commit::{CommitWish, Committed},
-        coordinator::{Assignment, Joining},
         member::{Deliveries, JoinSpec, Opened, Requests},
         pull::PullSpec,
         session::Happening,
+        terms::{Assignment, Joining},
     },
     limits::{
         DEFAULT_PULL_BYTES, DEFAULT_PULL_MESSAGES, MAX_PULL_BYTES, MAX_PULL_MESSAGES, MAX_PULL_WAIT,

@@ -21,9 +21,9 @@ use crate::{
     error::Refusal,
     groups::{
         admin::{Activity, GroupChange, GroupStatus, NewGroup},
-        coordinator::MemberInfo,
         lag::PartitionLag,
         seek::{SeekTo, Sought},
+        terms::MemberInfo,
     },
     limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE},
     metadata::groups::{Group, StartAt},

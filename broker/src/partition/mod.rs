@@ -139,6 +139,20 @@ pub(crate) enum Message {
     Close { why: Refusal },
 }
 
+impl Message {
+    /// Answers that nothing of it was done.
+    fn refuse(self, why: Refusal) {
+        match self {
+            Message::Records { answer, .. } => drop(answer.send(RecordsAnswer::Refused(why))),
+            Message::Batch { answer, .. } => drop(answer.send(Err(why))),
+            Message::Trim { answer, .. } => drop(answer.send(Err(why))),
+            Message::Move { answer, .. } => drop(answer.send(Err(why))),
+            // Dropping the sender says that the partition is closed.
+            Message::Producer { .. } | Message::Close { .. } => {}
+        }
+    }
+}
+
 /// What owner, machine and readers of a partition share.
 pub(crate) struct Shared {
     pub(crate) topic: Arc<str>,

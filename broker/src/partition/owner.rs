@@ -143,13 +143,13 @@ impl Owner {
             self.settle(answer);
         }
         while let Ok(message) = self.inbox.try_recv() {
-            refuse(message, why.clone());
+            message.refuse(why.clone());
         }
     }
 
     async fn handle(&mut self, message: Message) {
         if let Some(why) = &self.closed {
-            return refuse(message, why.clone());
+            return message.refuse(why.clone());
         }
         match message {
             Message::Records {
@@ -581,17 +581,6 @@ impl Owner {
 fn answer_all(waiters: Vec<Waiter>, why: &Refusal) {
     for waiter in waiters {
         let _ = waiter.answer.send(RecordsAnswer::Refused(why.clone()));
-    }
-}
-
-fn refuse(message: Message, why: Refusal) {
-    match message {
-        Message::Records { answer, .. } => drop(answer.send(RecordsAnswer::Refused(why))),
-        Message::Batch { answer, .. } => drop(answer.send(Err(why))),
-        Message::Trim { answer, .. } => drop(answer.send(Err(why))),
-        Message::Move { answer, .. } => drop(answer.send(Err(why))),
-        // Dropping the sender says that the partition is closed.
-        Message::Producer { .. } | Message::Close { .. } => {}
     }
 }
 
