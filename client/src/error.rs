@@ -262,6 +262,11 @@ impl Error {
 
     fn from_parts(code: tonic::Code, message: String, details: &ErrorDetails) -> Self {
         use tonic::Code;
+        // A method that the broker does not have is answered without words.
+        let message = match message.is_empty() {
+            true => code.description().to_owned(),
+            false => message,
+        };
         let mut detail = Detail {
             message,
             ..Detail::default()

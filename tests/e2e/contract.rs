@@ -26,6 +26,16 @@ const COMMANDS: &[&str] = &[
     "pub",
     "sub",
     "get",
+    "group",
+    "group ls",
+    "group create",
+    "group describe",
+    "group alter",
+    "group seek",
+    "group pause",
+    "group resume",
+    "group rm",
+    "lag",
     "status",
     "doctor",
     "context",
@@ -70,6 +80,7 @@ fn steady(text: &str) -> String {
         (r#"("(?:create|update)_time(?:_ms)?":\s*)\d+"#, "$1<time>"),
         (r#"("etag":\s*)"[^"]*""#, "$1\"<etag>\""),
         (r#"("size_bytes":\s*)\d+"#, "$1<bytes>"),
+        (r#"("lag_seconds":\s*)[0-9.]+"#, "$1<s>"),
         (r#"("elapsed_ms":\s*)\d+"#, "$1<ms>"),
     ];
     rules.iter().fold(text.to_owned(), |text, (pattern, to)| {
@@ -145,4 +156,41 @@ fn json_documents() {
     note(&["topic", "rm", "orders", "-o", "json"], b"");
     note(&["topic", "rm", "orders", "--yes", "-o", "json"], b"");
     insta::assert_snapshot!("json", all);
+}
+
+#[test]
+fn json_documents_of_groups() {
+    let broker = Fixture::new();
+    broker.create("orders", 2);
+    let publish = ["pub", "orders", "-p", "1", "--format", "jsonl"];
+    let message = br#"{"value":"x","timestamp":1700000000000}"#;
+    broker.cli.run_with_input(&publish, message).ok();
+    let mut all = String::new();
+    for command in [
+        "group create orders/billing --label team=shop -o json",
+        "group create orders/billing -o json",
+        "group ls -o json",
+        "group ls orders -o jsonl",
+        "sub orders -g billing -n 1 -o jsonl",
+        "group describe orders/billing -o json",
+        "lag -o json",
+        "lag orders/billing --partitions -o jsonl",
+        "group seek orders/billing --to start --dry-run -o json",
+        "group seek orders/billing --to start -o json",
+        "group pause orders/billing --for 1h --dry-run -o json",
+        "group resume orders/billing -o json",
+        "group alter orders/billing --overrun latest -o json",
+        "group rm orders/billing -o json",
+        "group rm orders/billing --yes -o json",
+        "lag -o json",
+        "lag orders/billing -o json",
+    ] {
+        let arguments: Vec<&str> = command.split(' ').collect();
+        let finished = broker.cli.run(&arguments);
+        let (stdout, code) = (steady(&finished.stdout), finished.code);
+        all.push_str(&format!(
+            "$ aqueduct {command}\n{stdout}exit code {code}\n\n"
+        ));
+    }
+    insta::assert_snapshot!("groups_json", all);
 }

@@ -7,6 +7,7 @@
 
 mod access_log;
 mod cli;
+mod cli_groups;
 mod cli_tools;
 mod client;
 mod config;

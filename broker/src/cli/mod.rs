@@ -21,11 +21,16 @@ mod publish_flow;
 mod publish_input;
 mod publish_json;
 mod subscribe;
+mod subscribe_group;
 
 mod get;
 mod records;
 mod topic;
 mod topic_output;
+
+mod group;
+mod group_output;
+mod lag;
 
 mod log;
 mod log_walk;
@@ -71,6 +76,10 @@ enum Command {
     Pub(publish::PublishArgs),
     /// Read messages
     Sub(subscribe::SubscribeArgs),
+    /// Create, look at, move, pause and delete consumer groups
+    Group(group::GroupArgs),
+    /// Show how far groups are behind, in messages and in seconds
+    Lag(lag::LagArgs),
     /// Print one message
     Get(get::GetArgs),
     /// Look at a broker: what it holds, what it uses, how fast its disk is
@@ -124,6 +133,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Topic(args) => block_on(topic::run(args)),
         Command::Pub(args) => block_on(publish::run(args)),
         Command::Sub(args) => block_on(subscribe::run(args)),
+        Command::Group(args) => block_on(group::run(args)),
+        Command::Lag(args) => block_on(lag::run(args)),
         Command::Get(args) => block_on(get::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),

@@ -50,8 +50,10 @@ impl SettingArgs {
     }
 
     fn layers(&self, mut layers: Layers) -> anyhow::Result<Layers> {
-        if let Ok(directory) = env::var("STATE_DIRECTORY") {
-            layers.preset("data", &directory, "STATE_DIRECTORY");
+        // The service manager may name several, with colons between them.
+        let state = env::var("STATE_DIRECTORY").unwrap_or_default();
+        if let Some(directory) = state.split(':').next().filter(|it| !it.is_empty()) {
+            layers.preset("data", directory, "STATE_DIRECTORY");
         }
         if let Some(path) = &self.file {
             let name = path.display().to_string();

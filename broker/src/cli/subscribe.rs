@@ -1,4 +1,4 @@
-//! `aqueduct sub`: reads a topic to stdout.
+//! `aqueduct sub`: reads a topic to stdout; as a member of a group, see [`subscribe_group`].
 //!
 //! Records of one partition come in order; partitions are mixed as they arrive. Output is written
 //! in large pieces, and at once while following. Ends at `--until`, after `-n`, with Ctrl-C, or
@@ -12,7 +12,11 @@ use std::{
 use aqueduct_client::{From, Reader, Record, Until};
 use clap::ValueEnum;
 
-use super::{ClientArgs, records, values};
+use super::{
+    ClientArgs, records,
+    subscribe_group::{self, MemberArgs},
+    values,
+};
 
 /// Bytes that are collected before they are written.
 const WRITE_BYTES: usize = 128 * 1024;
@@ -39,6 +43,8 @@ pub(super) struct SubscribeArgs {
     /// Only this partition; may be given several times
     #[arg(short, long, value_name = "PARTITION")]
     partition: Vec<u32>,
+    #[command(flatten)]
+    member: MemberArgs,
     /// Format of the output
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     output: RecordsFormat,
@@ -63,6 +69,12 @@ enum RecordsFormat {
 
 pub(super) async fn run(args: SubscribeArgs) -> anyhow::Result<ExitCode> {
     let client = args.client.connect().await?;
+    if let Some(group) = args.member.group() {
+        let mut printer = Printer::new(args.topic.clone(), args.output, true);
+        let names = (args.topic.as_str(), group);
+        let run = subscribe_group::run(&client, &args.member, names, &mut printer, args.count);
+        return run.await;
+    }
     let until = args.until.or((!args.follow).then_some(Until::Now));
     let from = args
         .from
@@ -103,7 +115,7 @@ async fn copy(mut reader: Reader, printer: &mut Printer) -> anyhow::Result<()> {
 }
 
 /// Collects output and writes it in large pieces.
-struct Printer {
+pub(super) struct Printer {
     topic: String,
     format: RecordsFormat,
     /// Write at once: somebody is waiting for each message.
@@ -129,7 +141,8 @@ impl Printer {
         }
     }
 
-    fn print(&mut self, records: &[Record]) -> io::Result<()> {
+    /// Adds records; when somebody waits for them, they are written before this returns.
+    pub(super) fn print(&mut self, records: &[Record]) -> io::Result<()> {
         for record in records {
             self.add(record);
             if self.buffer.len() >= WRITE_BYTES {
@@ -163,7 +176,8 @@ impl Printer {
         stdout.flush()
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    /// Writes what is left, and the end of a document.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
         if self.format == RecordsFormat::Json {
             self.buffer.extend_from_slice(b"\n]\n");
         }

@@ -124,6 +124,26 @@ pub(crate) fn topic(text: &str) -> Result<String, String> {
     name.map(str::to_owned).map_err(|error| error.to_string())
 }
 
+/// A group and its topic: `TOPIC/GROUP`, or `topics/TOPIC/groups/GROUP`.
+pub(crate) fn group(text: &str) -> Result<GroupName, String> {
+    let parts = match text.strip_prefix("topics/") {
+        Some(rest) => rest.split_once("/groups/").or_else(|| rest.split_once('/')),
+        None => text.split_once('/'),
+    };
+    let (of, name) = parts.ok_or_else(|| format!("{text:?} is not TOPIC/GROUP"))?;
+    Ok(GroupName {
+        topic: topic(of)?,
+        name: topic(name)?,
+    })
+}
+
+/// A group and its topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupName {
+    pub(crate) topic: String,
+    pub(crate) name: String,
+}
+
 /// A time as people read it, in UTC.
 pub(crate) fn show_time(milliseconds: i64) -> String {
     match Timestamp::from_millisecond(milliseconds) {
@@ -252,6 +272,15 @@ mod tests {
         assert!(pair("a").is_err());
         assert_eq!(topic("topics/orders").unwrap(), "orders");
         assert!(topic("../x").is_err());
+        let billing = group("orders/billing").unwrap();
+        assert_eq!(billing.topic, "orders");
+        assert_eq!(billing.name, "billing");
+        assert_eq!(group("topics/orders/groups/billing"), Ok(billing));
+        for wrong in [
+            "", "orders", "/", "orders/", "/billing", "a/b/c", "topics/a",
+        ] {
+            assert!(group(wrong).is_err(), "{wrong}");
+        }
         assert_eq!(show_time(1_793_527_200_500), "2026-11-01T10:00:00.500Z");
     }
 }
