@@ -16,6 +16,7 @@ mod moves;
 mod owner;
 pub(crate) mod positions;
 pub(crate) mod producers;
+mod proposals;
 mod read;
 mod stamps;
 pub(crate) mod state;

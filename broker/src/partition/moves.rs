@@ -9,8 +9,9 @@ use prost::Message as _;
 use tokio::sync::oneshot;
 
 use super::{
-    owner::{Owner, Waiting},
+    owner::Owner,
     positions::{Move, MoveResult, Moved, Moves},
+    proposals::Waiting,
     state::{Change, Command},
 };
 use crate::{clock, error::Refusal, raft::engine::Reply};

@@ -19,8 +19,9 @@ use super::{
     Message, NewRecord, Permit, RecordsAnswer, Shared, Stored,
     accumulator::{Open, Waiter, stored_bound},
     flying::FlyingIds,
-    moves::{GatheredMoves, MoveAnswer, refuse_moves},
+    moves::GatheredMoves,
     producers::{Origin, Producers, Verdict},
+    proposals::{InFlight, Waiting, answer_all, first_answer},
     state::{Change, Command, FLAG_DEDUP, Tick, origin_of},
 };
 use crate::{
@@ -28,7 +29,7 @@ use crate::{
     error::Refusal,
     limits::BATCH_BYTES,
     metadata::{self, refusal, state::is_named},
-    raft::engine::{Data, Pending, ProposeError, ReplicaEngine, Reply},
+    raft::engine::{Data, ProposeError, ReplicaEngine, Reply},
 };
 
 /// Batches of gathered messages in flight before more are gathered.
@@ -39,27 +40,6 @@ const TAKE: usize = 64;
 const DEDUP_TICK_MS: i64 = 1_000;
 /// The same when only producers are stored.
 const PRODUCER_TICK_MS: i64 = 60_000;
-
-/// Who waits for a proposal.
-pub(super) enum Waiting {
-    Nobody,
-    Records(Vec<Waiter>),
-    Batch {
-        answer: oneshot::Sender<Result<Stored, Refusal>>,
-        offset: u64,
-        permit: Permit,
-    },
-    Trim {
-        answer: oneshot::Sender<Result<u64, Refusal>>,
-    },
-    Moves(Vec<MoveAnswer>),
-}
-
-struct InFlight {
-    pending: Pending,
-    waiting: Waiting,
-    gathered: bool,
-}
 
 /// The owner's state.
 pub(super) struct Owner {
@@ -564,30 +544,10 @@ impl Owner {
         let why = refusal(error);
         tracing::error!(topic = %self.shared.topic, partition = self.shared.number, %why,
             "a proposal failed, the partition stops");
-        match waiting {
-            Waiting::Nobody => {}
-            Waiting::Records(waiters) => answer_all(waiters, &why),
-            Waiting::Batch { answer, .. } => drop(answer.send(Err(why.clone()))),
-            Waiting::Trim { answer } => drop(answer.send(Err(why.clone()))),
-            Waiting::Moves(waiters) => refuse_moves(waiters, &why),
-        }
+        waiting.refuse(&why);
         let stopped = Refusal::Unavailable {
             why: format!("the partition has stopped: {why}"),
         };
         self.closed.get_or_insert(stopped);
-    }
-}
-
-fn answer_all(waiters: Vec<Waiter>, why: &Refusal) {
-    for waiter in waiters {
-        let _ = waiter.answer.send(RecordsAnswer::Refused(why.clone()));
-    }
-}
-
-/// The answer to the oldest proposal; never, if there is none.
-async fn first_answer(in_flight: &mut VecDeque<InFlight>) -> Result<Reply, ProposeError> {
-    match in_flight.front_mut() {
-        Some(first) => (&mut first.pending).await,
-        None => std::future::pending().await,
     }
 }
