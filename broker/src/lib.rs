@@ -8,6 +8,7 @@
 //! - `metadata`: what the cluster agrees on
 //! - `raft`: replication; the only place that names openraft
 //! - `grpc`, `http`: the front doors, on one port; they translate and hold no rules
+//! - `telemetry`: a span for each request, for whoever wants it
 //! - `metrics`: the node's numbers as Prometheus reads them
 //! - [`testing`]: a broker inside your own tests
 
@@ -34,6 +35,7 @@ mod services;
 mod shards;
 mod slips;
 mod stats;
+mod telemetry;
 mod topics;
 
 pub use raft::DEFAULT_LOG;

@@ -34,6 +34,7 @@ use crate::{
     limits,
     services::Services,
     shards::Shards,
+    telemetry,
 };
 
 /// HTTP/2 flow control: what a client may send ahead of our reading, bytes.
@@ -231,7 +232,7 @@ impl Doors {
 /// An answer to come.
 pub(crate) enum Answering {
     Grpc(<grpc::Service as Service<Request<Incoming>>>::Future),
-    Http(Pin<Box<dyn Future<Output = Response<AnswerBody>> + Send>>),
+    Other(Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>),
 }
 
 impl hyper::service::Service<Request<Incoming>> for Doors {
@@ -240,12 +241,20 @@ impl hyper::service::Service<Request<Incoming>> for Doors {
     type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Answering {
-        if is_grpc(&request) {
+        let is_grpc = is_grpc(&request);
+        let door = if is_grpc { "grpc" } else { "http" };
+        let span = telemetry::enabled().then(|| telemetry::span(door, &request));
+        let answering = if is_grpc {
             self.services.stats.grpc_requests.fetch_add(1, Relaxed);
-            return Answering::Grpc(self.grpc.clone().call(request));
+            Answering::Grpc(self.grpc.clone().call(request))
+        } else {
+            let door = self.http.clone();
+            Answering::Other(Box::pin(async move { Ok(door.answer(request).await) }))
+        };
+        match span {
+            None => answering,
+            Some(span) => Answering::Other(Box::pin(telemetry::within(span, answering))),
         }
-        let door = self.http.clone();
-        Answering::Http(Box::pin(async move { door.answer(request).await }))
     }
 }
 
@@ -263,7 +272,7 @@ impl Future for Answering {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             Answering::Grpc(answer) => Pin::new(answer).poll(context),
-            Answering::Http(answer) => answer.as_mut().poll(context).map(Ok),
+            Answering::Other(answer) => answer.as_mut().poll(context),
         }
     }
 }

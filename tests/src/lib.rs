@@ -19,6 +19,7 @@ pub mod checker;
 pub mod cli;
 pub mod grpc;
 pub mod history;
+pub mod http;
 pub mod input;
 pub mod member;
 pub mod process;

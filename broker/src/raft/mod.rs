@@ -29,7 +29,7 @@ use self::{
 
 /// Which log lines a broker shows unless told otherwise: the consensus library reports each step
 /// of each group as news, so only its errors are.
-pub const DEFAULT_LOG: &str = "info,openraft=error";
+pub const DEFAULT_LOG: &str = "info,openraft=error,aqueduct::request=off";
 
 /// How long a group of one may take to elect itself and apply its log.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
