@@ -55,6 +55,8 @@ const PREFACE_PAUSE: Duration = Duration::from_millis(10);
 /// Connections at a time while the node drains, and how long each may take.
 const MAX_PROBES: usize = 64;
 const PROBE_TIME: Duration = Duration::from_secs(2);
+/// How long a connection that has said nothing yet is listened to when the node drains.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Accepts until the task is ended.
 pub(crate) async fn accept(listener: TcpListener, doors: Doors, shards: Arc<Shards>) {
@@ -131,7 +133,8 @@ async fn serve(
     let socket = TcpStream::from_std(socket).map_err(|error: io::Error| error.to_string())?;
     let spoken = tokio::select! {
         spoken = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, protocol(&socket)) => spoken,
-        () = services.drained() => return Ok(()),
+        // What has been said already is still heard.
+        () = services.drained() => tokio::time::timeout(LAST_WORDS, protocol(&socket)).await,
     };
     let builder = match spoken {
         Ok(Ok(protocol)) => builder(protocol),

@@ -128,9 +128,17 @@ impl Problem {
             let json = to_json(&schema.status, &bytes[..]).ok()?;
             serde_json::from_slice(&json).ok()
         });
-        let body = shown.unwrap_or_else(
+        let mut body = shown.unwrap_or_else(
             || json!({ "code": status.code, "message": status.message, "details": [] }),
         );
+        if let Some(details) = body["details"].as_array_mut() {
+            // The reason comes first, whatever else there is.
+            let is_info = |any: &Value| {
+                let kind = any["@type"].as_str().unwrap_or_default();
+                kind.ends_with("google.rpc.ErrorInfo")
+            };
+            details.sort_by_key(|any| !is_info(any));
+        }
         let delay = status.details.iter().find_map(|any| {
             let is_retry = any.type_url.ends_with("google.rpc.RetryInfo");
             let info = is_retry.then(|| tonic_types::pb::RetryInfo::decode(&any.value[..]).ok());
