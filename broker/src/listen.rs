@@ -32,7 +32,7 @@ use crate::{
     grpc,
     http::{AnswerBody, Door},
     limits,
-    services::Services,
+    services::{Peer, Services},
     shards::Shards,
     telemetry,
 };
@@ -62,27 +62,28 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 pub(crate) async fn accept(listener: TcpListener, doors: Doors, shards: Arc<Shards>) {
     let probes = Arc::new(AtomicUsize::new(0));
     loop {
-        let socket = match listener.accept().await {
-            Ok((socket, _)) => socket,
+        let (socket, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        let doors = doors.of(Peer(peer));
         // A connection moves to its shard as a plain socket.
         let socket = socket.set_nodelay(true).and_then(|()| socket.into_std());
         match socket {
             Ok(socket) if *doors.services.draining.borrow() => {
-                probe(socket, &doors, &probes, &shards);
+                probe(socket, doors, &probes, &shards);
             }
-            Ok(socket) => hand_out(socket, &doors, &shards),
+            Ok(socket) => hand_out(socket, doors, &shards),
             Err(error) => tracing::debug!(%error, "a connection was lost at once"),
         }
     }
 }
 
-fn hand_out(socket: std::net::TcpStream, doors: &Doors, shards: &Shards) {
+fn hand_out(socket: std::net::TcpStream, doors: Doors, shards: &Shards) {
     let stats = &doors.services.stats;
     if stats.connections.load(Relaxed) >= limits::MAX_CONNECTIONS as u64 {
         stats.connections_refused.fetch_add(1, Relaxed);
@@ -94,7 +95,7 @@ fn hand_out(socket: std::net::TcpStream, doors: &Doors, shards: &Shards) {
     }
     stats.connections.fetch_add(1, Relaxed);
     stats.connections_total.fetch_add(1, Relaxed);
-    let (services, doors) = (doors.services.clone(), doors.clone());
+    let services = doors.services.clone();
     shards.next().spawn(async move {
         if let Err(error) = serve(socket, doors, &services).await {
             tracing::debug!(error, "a connection ended");
@@ -104,12 +105,12 @@ fn hand_out(socket: std::net::TcpStream, doors: &Doors, shards: &Shards) {
 }
 
 /// A connection that came while the node drains: not waited for, and not for long.
-fn probe(socket: std::net::TcpStream, doors: &Doors, probes: &Arc<AtomicUsize>, shards: &Shards) {
+fn probe(socket: std::net::TcpStream, doors: Doors, probes: &Arc<AtomicUsize>, shards: &Shards) {
     if probes.fetch_add(1, Relaxed) >= MAX_PROBES {
         probes.fetch_sub(1, Relaxed);
         return;
     }
-    let (doors, probes) = (doors.clone(), probes.clone());
+    let probes = probes.clone();
     shards.next().spawn(async move {
         let served = async {
             let socket = TcpStream::from_std(socket)?;
@@ -218,6 +219,8 @@ pub(crate) struct Doors {
     grpc: grpc::Service,
     http: Arc<Door>,
     services: Arc<Services>,
+    /// Whose connection it is.
+    peer: Option<Peer>,
 }
 
 impl Doors {
@@ -228,11 +231,24 @@ impl Doors {
             http: Arc::new(Door::new(grpc.clone(), services.clone())?),
             grpc,
             services,
+            peer: None,
         })
+    }
+
+    /// The same for one connection.
+    fn of(&self, peer: Peer) -> Doors {
+        Doors {
+            peer: Some(peer),
+            ..self.clone()
+        }
     }
 }
 
 /// An answer to come.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a gRPC call, which is the hot path, needs no allocation this way"
+)]
 pub(crate) enum Answering {
     Grpc(<grpc::Service as Service<Request<Incoming>>>::Future),
     Other(Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>),
@@ -243,7 +259,10 @@ impl hyper::service::Service<Request<Incoming>> for Doors {
     type Error = Infallible;
     type Future = Answering;
 
-    fn call(&self, request: Request<Incoming>) -> Answering {
+    fn call(&self, mut request: Request<Incoming>) -> Answering {
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
         let is_grpc = is_grpc(&request);
         let door = if is_grpc { "grpc" } else { "http" };
         let span = telemetry::enabled().then(|| telemetry::span(door, &request));

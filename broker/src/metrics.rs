@@ -18,6 +18,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    groups::lag::GroupLag,
     limits::{MAX_CONNECTIONS, MAX_METRIC_LABELS},
     services::Services,
     stats::{self, Traffic},
@@ -124,12 +125,13 @@ fn with(
 }
 
 /// `/metrics`.
-pub(crate) fn render(services: &Services) -> String {
+pub(crate) fn render(services: &Services, lags: &[GroupLag]) -> String {
     let mut scrape = Scrape::default();
     process(services, &mut scrape);
     requests(services, &mut scrape);
     disk(services, &mut scrape);
     topics(services, &mut scrape);
+    groups(lags, &mut scrape);
     scrape.render()
 }
 
@@ -326,6 +328,51 @@ fn topics(services: &Services, scrape: &mut Scrape) {
         "Partitions of the topic",
         Values::Gauge(each(&|sum| sum.partitions)),
     );
+}
+
+/// What a group is behind; of those beyond the bound messages and members are added up, and the
+/// seconds are the greatest.
+fn groups(lags: &[GroupLag], scrape: &mut Scrape) {
+    scrape.gauge("aqueduct_groups", "Consumer groups", lags.len() as f64);
+    let mut rows: Vec<(Labels, [f64; 3])> = Vec::new();
+    for (n, lag) in lags.iter().enumerate() {
+        let values = [lag.messages as f64, lag.seconds, f64::from(lag.members)];
+        if n > MAX_METRIC_LABELS
+            && let Some((_, other)) = rows.last_mut()
+        {
+            *other = [
+                other[0] + values[0],
+                other[1].max(values[1]),
+                other[2] + values[2],
+            ];
+            continue;
+        }
+        let (topic, group) = if n < MAX_METRIC_LABELS {
+            (lag.topic.as_str(), lag.group.as_str())
+        } else {
+            (OTHER, OTHER)
+        };
+        let labels = vec![("topic", topic.to_owned()), ("group", group.to_owned())];
+        rows.push((labels, values));
+    }
+    let families = [
+        (
+            "aqueduct_group_lag_messages",
+            "Messages that the group has not consumed",
+        ),
+        (
+            "aqueduct_group_lag_seconds",
+            "Age of the oldest message that the group has not consumed",
+        ),
+        (
+            "aqueduct_group_members",
+            "Members that are connected or within their session",
+        ),
+    ];
+    for (n, (name, help)) in families.into_iter().enumerate() {
+        let value = |(labels, values): &(Labels, [f64; 3])| (labels.clone(), values[n]);
+        scrape.add(name, help, Values::Gauge(rows.iter().map(value).collect()));
+    }
 }
 
 fn histogram(bounds_us: &[u64], counts: &[u64], sum_us: u64) -> Values {

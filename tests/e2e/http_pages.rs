@@ -67,15 +67,29 @@ fn metrics_say_what_happened() {
         &json!({ "from": { "start": true } }),
     );
     http.get("/v1/topics/nope").refused(404, "TOPIC_NOT_FOUND");
+    let pull = json!({ "memberId": "m", "maxMessages": 4 });
+    let pulled = http.post("/v1/topics/orders/groups/bill:pull", &pull).ok();
+    assert_eq!(pulled["records"].as_array().unwrap().len(), 4);
     let found = metrics(&mut http);
+    assert!(found["aqueduct_group_lag_seconds{topic=\"orders\",group=\"bill\"}"] > 0.0);
     for (name, value) in [
+        ("aqueduct_groups", 1.0),
+        // Pulled, but not committed.
+        (
+            "aqueduct_group_lag_messages{topic=\"orders\",group=\"bill\"}",
+            10.0,
+        ),
+        (
+            "aqueduct_group_members{topic=\"orders\",group=\"bill\"}",
+            1.0,
+        ),
         ("aqueduct_topics", 1.0),
         ("aqueduct_partitions", 3.0),
         ("aqueduct_partitions_unavailable", 0.0),
         ("aqueduct_connections", 1.0),
         ("aqueduct_draining", 0.0),
         ("aqueduct_topic_messages_in_total{topic=\"orders\"}", 10.0),
-        ("aqueduct_topic_messages_out_total{topic=\"orders\"}", 10.0),
+        ("aqueduct_topic_messages_out_total{topic=\"orders\"}", 14.0),
         ("aqueduct_topic_partitions{topic=\"orders\"}", 3.0),
         ("aqueduct_publish_duration_seconds_count", 10.0),
         ("aqueduct_http_answers_total{class=\"4xx\"}", 1.0),
@@ -123,6 +137,9 @@ fn metrics_say_what_happened() {
 fn the_page_of_metrics_is_true() {
     let (_broker, mut http) = started();
     let _ = http.post("/v1/topics", &json!({ "name": "orders" })).ok();
+    let _ = http
+        .post("/v1/topics/orders/groups", &json!({ "name": "bill" }))
+        .ok();
     let page = aqueduct_tests::input::workspace().join("docs/metrics.md");
     let page = std::fs::read_to_string(page).unwrap();
     let mut text = http.get("/metrics").text().to_owned();

@@ -135,6 +135,7 @@ impl Door {
                     self.publish_raw(&captures[0], &mut parts, whole.bytes.clone())
                         .await
                 }
+                Target::Page(Page::Metrics) => self.metrics(&parts).await,
                 Target::Page(page) => self.page(page, &parts),
                 Target::Method { method, rule } => {
                     let at = (method, rule);
@@ -243,17 +244,21 @@ impl Door {
                 self.services.check_draining()?;
                 Ok(respond_json(b"{\"status\":\"ready\"}".to_vec()))
             }
-            Page::Metrics => Ok(respond(
-                metrics::CONTENT_TYPE,
-                text(metrics::render(&self.services)),
-            )),
             Page::DetailedMetrics => self.detailed_metrics(query),
             Page::OpenApi => Ok(respond(
                 "application/json",
                 Body::new(Full::new(self.openapi.clone())),
             )),
-            Page::RawPublish => Err(nothing_there(parts.uri.path())),
+            // These are answered before.
+            Page::Metrics | Page::RawPublish => Err(nothing_there(parts.uri.path())),
         }
+    }
+
+    async fn metrics(&self, parts: &Parts) -> Result<Response<Body>, Problem> {
+        request::no_parameters(parts.uri.query())?;
+        let groups = self.services.group_lags().await;
+        let rendered = metrics::render(&self.services, &groups);
+        Ok(respond(metrics::CONTENT_TYPE, text(rendered)))
     }
 
     fn detailed_metrics(&self, query: Option<&str>) -> Result<Response<Body>, Problem> {

@@ -17,11 +17,11 @@ const GRPC: &str = "grpc-timeout";
 /// # Errors
 /// If a header cannot be read, naming it.
 pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Problem> {
-    let readers: [(&str, fn(&str) -> Option<Duration>); 2] = [(PLAIN, plain), (GRPC, grpc)];
-    for (name, read) in readers {
+    for name in [PLAIN, GRPC] {
         let Some(value) = headers.get(name) else {
             continue;
         };
+        let read = if name == PLAIN { plain } else { grpc };
         let timeout = value.to_str().ok().and_then(read);
         let timeout = timeout.ok_or_else(|| {
             let forms = if name == PLAIN {
