@@ -61,6 +61,7 @@ impl Node {
     pub fn start(config: Config) -> Result<Node, StartError> {
         config.validate()?;
         let store = open_store(&config)?;
+        check_journal(&store)?;
         let shards = Arc::new(Shards::start(config.threads)?);
         let starting = start_on_shard(config, store.clone(), shards.clone());
         let (answer, answered) = std::sync::mpsc::channel();
@@ -136,6 +137,21 @@ fn open_store(config: &Config) -> Result<Store, StartError> {
         source,
     })?;
     Store::open(Arc::new(disk), options).map_err(|source| StartError::Store { dir, source })
+}
+
+/// What the journal has lost may be a vote or an acknowledged message of any partition: somebody
+/// has to say that what was recovered is good enough, by moving the file away.
+fn check_journal(store: &Store) -> Result<(), StartError> {
+    let Some(damage) = store.journal_damage().first() else {
+        return Ok(());
+    };
+    let why = format!(
+        "{} is damaged at byte {} ({}): acknowledged messages may be missing. The file is kept as \
+         journal/<number>.bad; to serve what could be recovered, move it out of the data directory",
+        damage.file, damage.position, damage.why
+    );
+    store.close();
+    Err(StartError::Damaged(why))
 }
 
 /// A failed write or sync is never retried: what the kernel shows afterwards may not be what

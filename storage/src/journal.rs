@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 use aqueduct_proto::crc::crc32c;
 
-pub(crate) use self::found::{Found, find_files, read_file};
+pub(crate) use self::found::{ASIDE, Found, find_files, read_file};
 pub(crate) use self::frame::{FRAME_BYTES, Frame, Place, Record};
 use crate::disk::{BLOCK, Disk, DiskFile};
 use crate::entry::{RaftId, u32_at, u64_at};

@@ -67,12 +67,11 @@ pub(crate) fn run(
     if !clean {
         replay(&context, &mut logs, found)?;
     }
-    let damage = std::mem::take(&mut found.damage);
-    let journal_damage = damage.into_iter().map(|damage| Damage {
+    let journal_damage = found.damage.iter().map(|damage| Damage {
         first_index: 0,
         last_index: None,
         base_offset: 0,
-        file: damage.file,
+        file: damage.file.clone(),
         position: damage.position,
         why: format!("journal: {}", damage.why),
     });
@@ -178,6 +177,8 @@ fn repeat_begun(
             }
             // A later segment took the place of this one.
             HeaderFound::Valid(found) if found.generation > header.generation => return Ok(()),
+            // Nobody can say what it holds: it is kept and reported.
+            HeaderFound::Rotten => return Ok(()),
             // An older one that was cut away before this was begun, or bytes of the file's
             // last use: the name was this one's to take.
             _ => known.file.retire()?,

@@ -5,6 +5,7 @@
 //! bad place is a torn tail only if nothing that can be read says that it was durable. What lives
 //! here must never know: the journal, files' names, what is done about it.
 
+use crate::disk::BLOCK;
 use crate::entry::{EntryId, HEADER_LEN, Header, Kind, batch_facts};
 use crate::error::Error;
 use crate::index::{IndexSlot, SparseIndex};
@@ -56,6 +57,8 @@ struct Progress {
 struct Ahead {
     first: Option<(u64, Header)>,
     mark: Option<u64>,
+    /// Not all of it could be read.
+    unreadable: bool,
 }
 
 impl Known<'_> {
@@ -105,7 +108,8 @@ pub(crate) fn run(dir: &str, known: &Known<'_>) -> Result<Scan, Error> {
     let Some(first) = known.first_index_of(0) else {
         // No segment lives: the words say where the log stands.
         scan.last = later(cut.and_then(|cut| cut.keep), known.words.purged);
-        scan.next_offset = cut.map_or(known.words.first_offset, |cut| cut.next_offset);
+        let cut_offset = cut.map_or(0, |cut| cut.next_offset);
+        scan.next_offset = cut_offset.max(known.words.first_offset);
         check_empty(&mut scan, dir, known, floor);
         return Ok(scan);
     };
@@ -271,8 +275,10 @@ fn scan_segment(
         let evidence = evidence_from(known, at + 1)?
             .max(known.outer_evidence())
             .max(ahead.mark);
-        if evidence < Some(progress.expected) {
-            let open_end = limit == u64::MAX && ahead.first.is_none() && !unreadable;
+        // What cannot be read may have been durable: it is never called torn.
+        let unreadable = unreadable || ahead.unreadable;
+        if evidence < Some(progress.expected) && !unreadable {
+            let open_end = limit == u64::MAX && ahead.first.is_none();
             if open_end {
                 break;
             }
@@ -435,11 +441,16 @@ fn look_ahead(segment: &Segment, from: u64, least: u64, limit: u64) -> Result<Ah
     let mut ahead = Ahead::default();
     let mut position = from;
     let capacity = segment.file.capacity;
+    let mut step = CHUNK;
     while position + HEADER_LEN as u64 <= capacity {
-        let len = (capacity - position).min(CHUNK as u64) as usize;
-        // A bad sector hides what is in its chunk, not what follows.
+        let len = (capacity - position).min(step as u64) as usize;
         let Ok(chunk) = segment.read(position, len) else {
-            position += len as u64;
+            // A bad sector hides what is in its block, not what lies around it.
+            if step == BLOCK {
+                ahead.unreadable = true;
+                position += len as u64;
+            }
+            step = BLOCK;
             continue;
         };
         if chunk.len() < HEADER_LEN {

@@ -34,7 +34,7 @@ use aqueduct_proto::crc::crc32c;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::disk::BLOCK;
+use crate::disk::{BLOCK, DiskFile};
 use crate::entry::{self, EntryId, HEADER_LEN, RaftId, u64_at};
 use crate::error::Error;
 use crate::index::IndexSlot;
@@ -121,12 +121,22 @@ impl SegmentHeader {
         block
     }
 
-    pub(crate) fn decode(block: &[u8]) -> HeaderFound {
-        let first = Self::decode_copy(block);
-        if matches!(first, HeaderFound::Valid(_)) || block.len() < COPY_AT {
+    /// The header of a file. Each copy is read by itself: an unreadable sector costs one of them,
+    /// and is never taken for a header that was not written.
+    pub(crate) fn read(handle: &dyn DiskFile) -> HeaderFound {
+        let copy = |at: usize| {
+            let mut bytes = [0; USED];
+            match handle.read_at(at as u64, &mut bytes) {
+                Ok(got) => Self::decode_copy(&bytes[..got]),
+                Err(_) => HeaderFound::Rotten,
+            }
+        };
+        let first = copy(0);
+        let is_short = handle.len().is_ok_and(|len| len <= COPY_AT as u64);
+        if matches!(first, HeaderFound::Valid(_)) || is_short {
             return first;
         }
-        match (first, Self::decode_copy(&block[COPY_AT..])) {
+        match (first, copy(COPY_AT)) {
             (_, HeaderFound::Valid(header)) => HeaderFound::Valid(header),
             (HeaderFound::Foreign, HeaderFound::Foreign) => HeaderFound::Foreign,
             (HeaderFound::Torn, HeaderFound::Torn) => HeaderFound::Torn,
@@ -135,7 +145,7 @@ impl SegmentHeader {
         }
     }
 
-    fn decode_copy(bytes: &[u8]) -> HeaderFound {
+    pub(crate) fn decode_copy(bytes: &[u8]) -> HeaderFound {
         let Some(bytes) = bytes.get(..USED) else {
             return HeaderFound::Torn;
         };
@@ -356,7 +366,11 @@ impl<'a> Walker<'a> {
         let held = self.chunk_at + self.chunk.len() as u64;
         if self.position < self.chunk_at || self.position + len as u64 > held {
             let left = (self.end - self.position).min(self.chunk_len as u64) as usize;
-            self.chunk = self.segment.read(self.position, left.max(len))?;
+            self.chunk = match self.segment.read(self.position, left.max(len)) {
+                // A bad sector costs the entry it lies in, not what is read together with it.
+                Err(_) if left > len => self.segment.read(self.position, len)?,
+                other => other?,
+            };
             self.chunk_at = self.position;
         }
         let at = (self.position - self.chunk_at) as usize;

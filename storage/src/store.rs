@@ -254,7 +254,7 @@ impl Store {
         };
         let clean = node::is_clean(disk.as_ref())?;
         let pool = Pool::open(disk.clone(), budget, clean)?;
-        let mut found = journal::find_files(disk.as_ref())?;
+        let mut found = journal::find_files(disk.as_ref(), clean)?;
         let recovered = recovery::run(&disk, &pool, &mut found, clean)?;
         if clean {
             node::forget_clean(disk.as_ref())?;
@@ -386,8 +386,9 @@ impl Store {
         }
     }
 
-    /// Places of the journal that were durable once and could not be read when the store was
-    /// opened. What they held may be missing from any log (a vote, too).
+    /// Places of the journal that were durable once and were not whole when the store was opened.
+    /// What they held may be missing from any log (a vote, too). Their files are set aside as
+    /// `journal/<n>.bad` and reported at every start until somebody moves them away.
     pub fn journal_damage(&self) -> &[Damage] {
         &self.owner.journal_damage
     }
@@ -477,6 +478,15 @@ impl Owner {
     }
 }
 
+/// What a damaged file of the journal held may be nowhere else: it is kept for whoever repairs.
+fn set_aside(disk: &dyn Disk, name: &str) -> Result<(), Error> {
+    let aside = name.replace(".jrn", &format!(".{}", journal::ASIDE));
+    let renamed = disk
+        .rename(name, &aside)
+        .and_then(|()| disk.sync_dir(journal::JOURNAL_DIR));
+    renamed.map_err(|e| Error::io(name, "set aside", e))
+}
+
 /// The journal begins anew: what recovery found in it is durable in the logs.
 fn begin_journal(
     disk: &Arc<dyn Disk>,
@@ -485,9 +495,15 @@ fn begin_journal(
     file_bytes: u64,
 ) -> Result<Journal, Error> {
     let mut journal = Journal::new(disk.clone(), &found, file_bytes);
-    for file in found.files {
+    pool.count(found.aside_bytes);
+    for file in &found.files {
+        if found.is_damaged(&file.name) {
+            set_aside(disk.as_ref(), &file.name)?;
+            pool.count(file.capacity);
+            continue;
+        }
         if file.capacity < journal::FIRST_FILE_BYTES {
-            // Cut by somebody: what it held is replayed, and no block may fit into what is left.
+            // Cut by somebody while nothing was in it: no frame may fit into what is left.
             let removed = disk
                 .remove(&file.name)
                 .and_then(|()| disk.sync_dir(journal::JOURNAL_DIR));
@@ -495,7 +511,7 @@ fn begin_journal(
             continue;
         }
         pool.count(file.capacity);
-        journal.add(file.handle, file.name, file.capacity)?;
+        journal.add(file.handle.clone(), file.name.clone(), file.capacity)?;
     }
     if journal.wants_first() {
         let name = journal.fresh_name();

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::frame::{FRAME_HEAD, Record, frame_checksum, read_records};
-use super::{COPY_AT, JOURNAL_DIR, MAGIC, read_file_header};
+use super::{COPY_AT, FIRST_FILE_BYTES, JOURNAL_DIR, MAGIC, read_file_header};
 use crate::disk::{BLOCK, Disk, DiskFile};
 use crate::entry::u32_at;
 use crate::error::Error;
 
-/// A place of the journal that cannot be read although it was durable.
+/// A frame is never longer: whatever claims to be is not looked at.
+const MAX_FRAME: u64 = 2 << 20;
+
+/// A place of the journal that is not whole although it was durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JournalDamage {
     pub(crate) file: String,
@@ -29,6 +32,15 @@ pub(crate) struct Found {
     pub(crate) damage: Vec<JournalDamage>,
     pub(crate) next_sequence: u64,
     pub(crate) next_name: u64,
+    /// Bytes of files that were set aside.
+    pub(crate) aside_bytes: u64,
+}
+
+impl Found {
+    /// Whether something in this file was lost.
+    pub(crate) fn is_damaged(&self, name: &str) -> bool {
+        self.damage.iter().any(|damage| damage.file == name)
+    }
 }
 
 pub(crate) struct FoundFile {
@@ -39,8 +51,16 @@ pub(crate) struct FoundFile {
     salt: Option<u64>,
 }
 
+/// A damaged file keeps its number and is told by this; nothing but its reader's hand removes it.
+pub(crate) const ASIDE: &str = "bad";
+
+fn is_aside(name: &str) -> bool {
+    let stem = name.strip_suffix(ASIDE).and_then(|n| n.strip_suffix('.'));
+    stem.is_some_and(|stem| stem.parse::<u64>().is_ok())
+}
+
 /// Lists the files of the journal, oldest use first, and removes what was never finished.
-pub(crate) fn find_files(disk: &dyn Disk) -> Result<Found, Error> {
+pub(crate) fn find_files(disk: &dyn Disk, clean: bool) -> Result<Found, Error> {
     let mut found = Found {
         next_sequence: 1,
         ..Found::default()
@@ -53,6 +73,16 @@ pub(crate) fn find_files(disk: &dyn Disk) -> Result<Found, Error> {
         if item.name.ends_with(".jrn.tmp") {
             disk.remove(&name)
                 .map_err(|e| Error::io(&name, "remove", e))?;
+            continue;
+        }
+        if is_aside(&item.name) {
+            let handle = disk.open(&name).map_err(|e| Error::io(&name, "open", e))?;
+            found.aside_bytes += handle.len().map_err(|e| Error::io(&name, "stat", e))?;
+            found.damage.push(JournalDamage {
+                file: name,
+                position: 0,
+                why: "set aside, because it was damaged",
+            });
             continue;
         }
         let number = item
@@ -72,6 +102,13 @@ pub(crate) fn find_files(disk: &dyn Disk) -> Result<Found, Error> {
         let got = handle.read_at(0, &mut block);
         got.map_err(|e| Error::io(&name, "read", e))?;
         let header = read_file_header(&block);
+        if capacity < FIRST_FILE_BYTES && !clean {
+            found.damage.push(JournalDamage {
+                file: name.clone(),
+                position: capacity,
+                why: "cut short",
+            });
+        }
         if header.is_none() {
             let ours = [0, COPY_AT]
                 .iter()
@@ -85,12 +122,14 @@ pub(crate) fn find_files(disk: &dyn Disk) -> Result<Found, Error> {
                     why: "unknown magic or version".into(),
                 });
             }
-            let why = "file header";
-            found.damage.push(JournalDamage {
-                file: name.clone(),
-                position: 0,
-                why,
-            });
+            // After a clean close it held nothing.
+            if !clean {
+                found.damage.push(JournalDamage {
+                    file: name.clone(),
+                    position: 0,
+                    why: "file header",
+                });
+            }
         }
         let sequence = header.map_or(0, |(sequence, _)| sequence);
         found.next_sequence = found.next_sequence.max(sequence + 1);
@@ -156,20 +195,24 @@ fn read_frame(
     position: u64,
     number: u32,
 ) -> Result<Option<Bytes>, Error> {
-    let mut head = [0; FRAME_HEAD];
-    // An unreadable sector is a damaged frame, not the end of the store.
-    let Ok(FRAME_HEAD) = file.handle.read_at(position, &mut head) else {
-        return Ok(None);
+    // What cannot be read now may be readable later, and may be all there is of something that
+    // was acknowledged: the store does not open, and the file stays as it is.
+    let read = |into: &mut [u8]| {
+        let got = file.handle.read_at(position, into);
+        got.map_err(|e| Error::io(&file.name, "read", e))
     };
+    let mut head = [0; FRAME_HEAD];
+    if read(&mut head)? != FRAME_HEAD {
+        return Ok(None);
+    }
     let len = u32_at(&head, 4) as usize;
-    let left = file.capacity - position;
+    let left = (file.capacity - position).min(MAX_FRAME);
     if len < FRAME_HEAD || len as u64 > left || u32_at(&head, 12) < number {
         return Ok(None);
     }
     let mut frame = vec![0; len];
-    match file.handle.read_at(position, &mut frame) {
-        Ok(got) if got == len => {}
-        _ => return Ok(None),
+    if read(&mut frame)? != len {
+        return Ok(None);
     }
     let whole = u32_at(&frame, 0) == frame_checksum(&frame, salt, position);
     Ok(whole.then(|| Bytes::from(frame)))

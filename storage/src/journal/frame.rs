@@ -195,7 +195,7 @@ fn decode_record(kind: u8, raft_id: RaftId, body: Bytes) -> Option<Record> {
             raft_id,
             words: Box::new(Words::decode(&body)?),
         }),
-        3 => match SegmentHeader::decode(&body) {
+        3 => match SegmentHeader::decode_copy(&body) {
             HeaderFound::Valid(header) => Some(Record::Begun { header }),
             _ => None,
         },

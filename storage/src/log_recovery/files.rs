@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::disk::BLOCK;
 use crate::entry::RaftId;
 use crate::error::Error;
 use crate::pool::SegmentFile;
@@ -153,11 +152,7 @@ impl LogFiles {
             .open(&path)
             .map_err(|e| Error::io(&path, "open", e))?;
         let capacity = handle.len().map_err(|e| Error::io(&path, "stat", e))?;
-        let mut block = vec![0; BLOCK];
-        let header = match handle.read_at(0, &mut block) {
-            Ok(got) => SegmentHeader::decode(&block[..got]),
-            Err(_) => HeaderFound::Torn,
-        };
+        let header = SegmentHeader::read(handle.as_ref());
         if header == HeaderFound::Foreign {
             return Err(Error::Foreign {
                 path,

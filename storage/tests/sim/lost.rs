@@ -1,6 +1,7 @@
 //! Things that were acknowledged and lay in one place only: each test is a way in which that place
 //! could be given away too early.
 
+use aqueduct_storage::disk::Disk as _;
 use aqueduct_storage::sim_disk::{Call, Chance, SimDisk};
 use aqueduct_storage::{EntryId, Kind, Log, NewEntry, Store, StoreOptions};
 use bytes::Bytes;
@@ -90,4 +91,78 @@ fn a_failed_sync_leaves_the_journal_to_be_believed() {
         assert_eq!((log.last_id(), log.damage()), (Some(id(19)), Vec::new()));
         assert_eq!(log.read_entries(0..20, usize::MAX).unwrap().len(), 20);
     }
+}
+
+/// A store with acknowledged entries in segments and journal, after the death of the process.
+fn killed(drained: bool) -> SimDisk {
+    let disk = SimDisk::new(3);
+    let store = open(&disk, &journaling()).unwrap();
+    let log = store.create_logs(&[1]).unwrap().remove(0);
+    fill(&store, &log, 0..5);
+    while drained && store.step() {}
+    disk.kill()
+}
+
+const SEGMENT: &str = "logs/1/00000000000000000000.seg";
+const JOURNAL: &str = "journal/00000000.jrn";
+
+#[test]
+fn a_header_that_cannot_be_read_is_damage_and_its_segment_is_kept() {
+    for drained in [true, false] {
+        for copy in [0..512, 2048..2560] {
+            let disk = killed(drained);
+            disk.make_unreadable(SEGMENT, copy).unwrap();
+            let store = open(&disk, &journaling()).unwrap();
+            let log = store.open_log(1).unwrap();
+            assert_eq!((log.last_id(), log.damage()), (Some(id(4)), Vec::new()));
+        }
+        let disk = killed(drained);
+        let before = disk.bytes(SEGMENT).unwrap();
+        disk.make_unreadable(SEGMENT, 0..4096).unwrap();
+        let store = open(&disk, &journaling()).unwrap();
+        assert!(!store.open_log(1).unwrap().damage().is_empty());
+        assert!(disk.bytes(SEGMENT).unwrap() == before, "{drained}");
+    }
+}
+
+/// The last entry: nothing else says that it was durable.
+#[test]
+fn an_end_that_cannot_be_read_is_not_torn() {
+    let disk = killed(true);
+    let used = 4096 + 5 * 3048;
+    disk.make_unreadable(SEGMENT, used - 1000..used - 488)
+        .unwrap();
+    let store = open(&disk, &journaling()).unwrap();
+    let log = store.open_log(1).unwrap();
+    assert_eq!(log.damage().len(), 1);
+    assert_eq!(log.damage()[0].first_index, 4);
+    assert_eq!(log.read_entries(0..4, usize::MAX).unwrap().len(), 4);
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_is_not_given_away() {
+    let disk = killed(false);
+    disk.make_unreadable(JOURNAL, 8192..8704).unwrap();
+    open(&disk, &journaling()).unwrap_err();
+    // The sector comes back.
+    let disk = disk.crash(100);
+    let store = open(&disk, &journaling()).unwrap();
+    assert_eq!(store.open_log(1).unwrap().last_id(), Some(id(4)));
+}
+
+#[test]
+fn a_damaged_journal_is_kept_and_reported_until_it_is_moved_away() {
+    let disk = killed(false);
+    disk.damage(JOURNAL, |bytes| bytes[8192 + 100] ^= 1)
+        .unwrap();
+    let held = disk.bytes(JOURNAL).unwrap();
+    for _ in 0..2 {
+        let store = open(&disk, &journaling()).unwrap();
+        assert_eq!(store.journal_damage().len(), 1);
+        store.close();
+        assert!(disk.bytes("journal/00000000.bad").unwrap() == held);
+    }
+    disk.remove("journal/00000000.bad").unwrap();
+    let store = open(&disk, &journaling()).unwrap();
+    assert_eq!(store.journal_damage().len(), 0);
 }
