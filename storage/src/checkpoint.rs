@@ -107,7 +107,11 @@ impl LogInner {
             if self.is_removed() {
                 return Ok(());
             }
-            self.write_checkpoint(last, &state, "ckpt")?;
+            match self.write_checkpoint(last, &state, "ckpt") {
+                Ok(()) => {}
+                Err(Error::Full { .. }) => continue,
+                Err(error) => return Err(error),
+            }
             let mut view = self.view.lock();
             view.checkpoints.insert(last.index + 1);
             let newest = view.last.map(|newest| newest.index);

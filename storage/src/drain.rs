@@ -168,6 +168,8 @@ pub(crate) fn drain_full(shared: &Shared) -> Result<(), Error> {
         for log in full.covered() {
             log.drain(false)?;
         }
+        // Whoever failed meanwhile may have been told of what this file covers.
+        shared.check_open()?;
         shared.journal.lock().recycle(full)?;
     }
 }

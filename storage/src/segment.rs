@@ -199,6 +199,9 @@ pub(crate) struct Segment {
     pub(crate) journaled: AtomicBool,
     /// Everything below this position is durable in the file itself.
     pub(crate) synced_to: AtomicU64,
+    /// Held during each sync; true once one has failed. The system tells each failure once for an
+    /// open file: whoever asks next would hear that all is well.
+    pub(crate) syncing: Mutex<bool>,
     /// End of what the background was asked to sync ahead of the journal's drain.
     pub(crate) asked_to: AtomicU64,
     pub(crate) index: Mutex<IndexSlot>,
@@ -212,6 +215,7 @@ impl Segment {
             anchored: AtomicBool::new(false),
             journaled: AtomicBool::new(false),
             synced_to: AtomicU64::new(0),
+            syncing: Mutex::new(false),
             asked_to: AtomicU64::new(0),
             index: Mutex::new(index),
         }

@@ -103,12 +103,21 @@ impl LogInner {
     /// Makes a segment durable up to `end`, and its name.
     pub(crate) fn sync_segment(&self, segment: &Segment, end: u64) -> Result<(), Error> {
         if segment.synced_to.load(Ordering::Acquire) < end {
-            segment
-                .file
-                .handle
-                .sync()
-                .map_err(|e| Error::io(&segment.name(), "sync", e))?;
-            segment.note_synced(end);
+            let mut failed = segment.syncing.lock();
+            // The other thread may have done it meanwhile, or have failed.
+            if *failed {
+                self.shared.check_open()?;
+            }
+            if segment.synced_to.load(Ordering::Acquire) < end {
+                if let Err(error) = segment.file.handle.sync() {
+                    *failed = true;
+                    let error = Error::io(&segment.name(), "sync", error);
+                    // Before anybody else can ask: nothing is acknowledged any more.
+                    self.shared.fail(&error);
+                    return Err(error);
+                }
+                segment.note_synced(end);
+            }
         }
         if !segment.anchored.load(Ordering::Acquire) {
             self.sync_dir()?;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod one_error;
 mod threads;
 
 use std::sync::Arc;

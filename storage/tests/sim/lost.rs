@@ -1,9 +1,11 @@
 //! Things that were acknowledged and lay in one place only: each test is a way in which that place
 //! could be given away too early.
 
+use std::sync::Arc;
+
 use aqueduct_storage::disk::Disk as _;
 use aqueduct_storage::sim_disk::{Call, Chance, SimDisk};
-use aqueduct_storage::{EntryId, Kind, Log, NewEntry, Store, StoreOptions};
+use aqueduct_storage::{EntryId, Error, Kind, Log, NewEntry, Store, StoreOptions};
 use bytes::Bytes;
 
 use crate::work::{open, options};
@@ -165,4 +167,33 @@ fn a_damaged_journal_is_kept_and_reported_until_it_is_moved_away() {
     disk.remove("journal/00000000.bad").unwrap();
     let store = open(&disk, &journaling()).unwrap();
     assert_eq!(store.journal_damage().len(), 0);
+}
+
+/// A checkpoint that finds no space is left out; the log goes on and can be closed.
+#[test]
+fn a_checkpoint_without_space_stops_nothing() {
+    let disk = SimDisk::new(3);
+    let failed = |error: &Error| panic!("the store failed: {error}");
+    let with = StoreOptions {
+        on_fatal: Arc::new(failed),
+        ..journaling()
+    };
+    let store = open(&disk, &with).unwrap();
+    let log = store.create_logs(&[1]).unwrap().remove(0);
+    fill(&store, &log, 0..5);
+    log.roll();
+    fill(&store, &log, 5..10);
+    log.roll();
+    fill(&store, &log, 10..15);
+    log.save_checkpoint(id(4), Bytes::from_static(b"small"));
+    while store.step() {}
+    log.save_checkpoint(id(9), Bytes::from(vec![1; 1 << 20]));
+    disk.set_capacity(disk.used() + 100_000);
+    log.set_snapshot(id(4)).unwrap();
+    store.close();
+    drop((log, store));
+    let store = open(&disk, &journaling()).unwrap();
+    let log = store.open_log(1).unwrap();
+    assert_eq!(log.snapshot().unwrap().unwrap().last, id(4));
+    assert_eq!(log.last_id(), Some(id(14)));
 }
