@@ -30,6 +30,8 @@ pub(crate) const MAX_VOTE: usize = 128;
 const MAGIC: &[u8; 8] = b"AQDSTA01";
 const SLOTS: [u64; 2] = [0, 4096];
 const SLOT: usize = 512;
+/// Bytes of the file.
+const LEN: u64 = SLOTS[1] + SLOT as u64;
 
 /// A cut of the log: segments of older generations hold nothing after `keep`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,11 +215,34 @@ pub(crate) enum StateFound {
 /// The `state` file of a log.
 pub(crate) struct StateFile {
     handle: Option<Arc<dyn DiskFile>>,
+    /// Space for the first save, under a temporary name.
+    prepared: Option<Arc<dyn DiskFile>>,
 }
 
 impl StateFile {
     pub(crate) fn new() -> StateFile {
-        StateFile { handle: None }
+        StateFile {
+            handle: None,
+            prepared: None,
+        }
+    }
+
+    /// Takes the space of a file that is not there yet, so that the first drain of a log does not
+    /// meet a full disk. Nothing is synced: a crash leaves nothing, or what the start removes.
+    pub(crate) fn prepare(disk: &dyn Disk, id: RaftId) -> Result<StateFile, Error> {
+        let name = format!("{}.tmp", file_name(id));
+        let handle = crate::checkpoint::create_again(disk, &name, LEN);
+        let handle = handle.map_err(|error| match error.kind() {
+            std::io::ErrorKind::StorageFull => Error::Full {
+                wanted: LEN,
+                free: 0,
+            },
+            _ => Error::io(&name, "create", error),
+        })?;
+        Ok(StateFile {
+            handle: None,
+            prepared: Some(handle),
+        })
     }
 
     /// Reads the newest whole slot, from the device unless the store was closed in order.
@@ -265,6 +290,7 @@ impl StateFile {
         Ok((
             StateFile {
                 handle: Some(handle),
+                prepared: None,
             },
             found,
         ))
@@ -279,8 +305,12 @@ impl StateFile {
                 .map_err(|e| Error::io(&name, "write state", e));
         }
         let temporary = format!("{name}.tmp");
+        let prepared = self.prepared.take();
         let create = || {
-            let handle = crate::checkpoint::create_again(disk, &temporary, SLOTS[1] + SLOT as u64)?;
+            let handle = match prepared {
+                Some(handle) => handle,
+                None => crate::checkpoint::create_again(disk, &temporary, LEN)?,
+            };
             write_slots(handle.as_ref(), &slot)?;
             disk.rename(&temporary, &name)?;
             disk.sync_dir(&format!("logs/{id}"))?;

@@ -39,6 +39,10 @@ use crate::state_file::StateFile;
 use crate::sync_engine::{self, SyncEngine};
 use crate::windows::Windows;
 
+/// The cause that is told after a close in order.
+const CLOSED: &str = "the store was closed";
+/// How long a close waits for a change that has begun. Only a thread that panicked takes longer.
+const FENCE: std::time::Duration = std::time::Duration::from_secs(60);
 /// Sparse indexes of sealed segments that are kept in memory.
 const LOADED_INDEXES: usize = 64;
 
@@ -133,6 +137,8 @@ pub(crate) struct Shared {
     pub(crate) windows: Windows,
     loaded: Mutex<VecDeque<Weak<Segment>>>,
     failed: AtomicBool,
+    /// `close` has begun: what was taken is finished, nothing more is taken.
+    closing: AtomicBool,
     cause: Mutex<Option<String>>,
 }
 
@@ -144,6 +150,17 @@ impl Shared {
         Err(Error::Closed {
             cause: self.cause.lock().clone().unwrap_or_default(),
         })
+    }
+
+    /// Whether changes are still taken.
+    pub(crate) fn check_taking(&self) -> Result<(), Error> {
+        self.check_open()?;
+        if self.closing.load(Ordering::Acquire) {
+            return Err(Error::Closed {
+                cause: CLOSED.into(),
+            });
+        }
+        Ok(())
     }
 
     /// The first failure closes the store; later ones change nothing.
@@ -270,6 +287,7 @@ impl Store {
             windows: Windows::default(),
             loaded: Mutex::default(),
             failed: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             cause: Mutex::default(),
         });
         let logs = recovered.logs.into_iter().map(|(id, found)| {
@@ -301,28 +319,36 @@ impl Store {
     /// Creates logs, durable on return; one sync for all of them. A log that exists is opened.
     ///
     /// # Errors
-    /// `Io`, `Closed`.
+    /// `Full` (nothing is created), `Io`, `Closed`.
     pub fn create_logs(&self, ids: &[RaftId]) -> Result<Vec<Log>, Error> {
         let shared = &self.owner.shared;
         shared.check_open()?;
         let mut logs = self.owner.logs.lock();
-        let mut any = false;
+        shared.check_taking()?;
+        let mut states = BTreeMap::new();
         for id in ids.iter().filter(|id| !logs.contains_key(id)) {
             let dir = format!("logs/{id}");
             shared
                 .disk
                 .make_dir(&dir)
-                .map_err(|e| Error::io(&dir, "create directory", e))?;
-            any = true;
+                .map_err(|error| match error.kind() {
+                    std::io::ErrorKind::StorageFull => Error::Full {
+                        wanted: 1,
+                        free: shared.pool.free_bytes(),
+                    },
+                    _ => Error::io(&dir, "create directory", error),
+                })?;
+            states.insert(*id, StateFile::prepare(shared.disk.as_ref(), *id)?);
         }
-        if any {
+        if !states.is_empty() {
             let synced = shared.disk.sync_dir("logs");
             let synced = synced.map_err(|e| Error::io("logs", "sync directory", e));
             synced.inspect_err(|error| shared.fail(error))?;
         }
         let handles = ids.iter().map(|id| {
+            let state = states.remove(id).unwrap_or_else(StateFile::new);
             let new = || {
-                let blank = (View::default(), StateFile::new());
+                let blank = (View::default(), state);
                 Arc::new(LogInner::new(*id, shared.clone(), blank, false))
             };
             Log {
@@ -439,6 +465,13 @@ impl Owner {
             return;
         }
         let shared = &self.shared;
+        // Changes that have begun are finished, later ones see the flag: what is settled below is
+        // all there is.
+        shared.closing.store(true, Ordering::Release);
+        let logs: Vec<_> = self.logs.lock().values().cloned().collect();
+        for log in logs {
+            drop(log.append.try_lock_for(FENCE));
+        }
         shared.engine.stop();
         shared.drain.stop();
         for thread in self.threads.lock().drain(..) {
@@ -453,8 +486,9 @@ impl Owner {
         {
             shared.fail(&error);
         }
-        shared.close_with("the store was closed".into());
-        // Requests that came after the threads' end are answered too.
+        shared.close_with(CLOSED.into());
+        // Requests that came after the threads' end are answered too, now and later.
+        shared.engine.end();
         sync_engine::round(shared);
         shared.windows.clear();
     }

@@ -55,6 +55,8 @@ pub(crate) struct Request {
 struct Waiting {
     requests: Vec<Request>,
     closing: bool,
+    /// Nobody takes requests any more.
+    ended: bool,
     asleep: bool,
 }
 
@@ -124,6 +126,11 @@ impl SyncEngine {
     /// Queues a request. The caller holds the log's append lock, which makes the order.
     pub(crate) fn submit(&self, request: Request) {
         let mut waiting = self.waiting.lock();
+        if waiting.ended {
+            drop(waiting);
+            let cause = "the store was closed".into();
+            return (request.done)(Err(Error::Closed { cause }));
+        }
         waiting.requests.push(request);
         if waiting.asleep {
             self.wake.notify_one();
@@ -134,6 +141,11 @@ impl SyncEngine {
     pub(crate) fn stop(&self) {
         self.waiting.lock().closing = true;
         self.wake.notify_all();
+    }
+
+    /// From now on requests are answered at once.
+    pub(crate) fn end(&self) {
+        self.waiting.lock().ended = true;
     }
 
     /// Lets go of what waits.

@@ -59,7 +59,7 @@ impl LogInner {
 
     /// Changes are allowed: the store is open and the log neither removed nor damaged.
     pub(crate) fn check_writable(&self) -> Result<(), Error> {
-        self.shared.check_open()?;
+        self.shared.check_taking()?;
         if self.is_removed() {
             return Err(Error::Closed {
                 cause: format!("log {} was removed", self.id),
@@ -232,6 +232,7 @@ impl LogInner {
         done: Done,
         change: impl FnOnce(&mut View),
     ) -> Result<(), Error> {
+        self.shared.check_taking()?;
         let words = {
             let mut view = self.view.lock();
             change(&mut view);

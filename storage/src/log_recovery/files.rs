@@ -102,6 +102,10 @@ impl LogFiles {
         {
             files.load_item(context, &dir, &item.name, item.is_dir)?;
         }
+        if files.saved_version.is_none() && !files.state_damaged {
+            // Without space it is tried again by the first save.
+            files.state = StateFile::prepare(context.disk.as_ref(), id).unwrap_or(files.state);
+        }
         Ok(files)
     }
 

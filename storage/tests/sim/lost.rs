@@ -197,3 +197,30 @@ fn a_checkpoint_without_space_stops_nothing() {
     assert_eq!(log.snapshot().unwrap().unwrap().last, id(4));
     assert_eq!(log.last_id(), Some(id(14)));
 }
+
+/// The words of a new log find the place that was taken when it was made.
+#[test]
+fn a_new_log_is_drained_on_a_full_disk() {
+    let disk = SimDisk::new(3);
+    let failed = |error: &Error| panic!("the store failed: {error}");
+    let with = StoreOptions {
+        on_fatal: Arc::new(failed),
+        ..journaling()
+    };
+    let store = open(&disk, &with).unwrap();
+    let log = store.create_logs(&[1]).unwrap().remove(0);
+    log.save_vote(
+        Bytes::from_static(b"me"),
+        Box::new(|outcome| outcome.unwrap()),
+    )
+    .unwrap();
+    disk.set_capacity(disk.used());
+    assert!(matches!(store.create_logs(&[2]), Err(Error::Full { .. })));
+    while store.step() {}
+    let disk = disk.crash(0);
+    disk.set_capacity(1 << 30);
+    drop((log, store));
+    let store = open(&disk, &journaling()).unwrap();
+    let log = store.open_log(1).unwrap();
+    assert_eq!(log.vote().as_deref(), Some(&b"me"[..]));
+}
