@@ -23,6 +23,9 @@ const LIMITS: Limits = Limits {
     max_batch_bytes: 17 << 20,
     max_message_bytes: 8 << 20,
     max_decompressed_bytes: 64 << 20,
+    max_records: 100_000,
+    max_record_headers: 1_000,
+    max_headers: 1_000_000,
 };
 
 const CODECS: [Compression; 4] = [

@@ -8,7 +8,7 @@
 use aqueduct_proto::{
     batch::{Batch, BatchHeader},
     compression::Compression,
-    record::Record,
+    record::{Header, Record},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -225,12 +225,12 @@ impl Lane {
         let from = chunk.from;
         let compressed = chunk.batches.iter().any(|batch| is_compressed(batch));
         let decoded = if compressed {
-            let decoding = tokio::task::spawn_blocking(move || decode(chunk.batches, wanted));
+            let decoding = tokio::task::spawn_blocking(move || decode_some(chunk.batches, wanted));
             decoding
                 .await
                 .unwrap_or_else(|error| Err(error.to_string()))
         } else {
-            decode(chunk.batches, wanted)
+            decode_some(chunk.batches, wanted)
         };
         let mut records = decoded.map_err(|why| Refusal::Damaged {
             partition,
@@ -239,6 +239,8 @@ impl Lane {
             position: 0,
             why,
         })?;
+        // Offsets have no holes: what was not decoded follows the last record.
+        let end = records.last().map_or(end, |last| last.offset + 1);
         let (fit, bytes) = fitting(&records, credit.1);
         let next = records.get(fit).map_or(end, |record| record.offset);
         records.truncate(fit);
@@ -277,7 +279,21 @@ pub(crate) fn decode(
     batches: Vec<Bytes>,
     wanted: std::ops::Range<u64>,
 ) -> Result<Vec<Record>, String> {
-    let mut records = Vec::new();
+    decode_up_to(batches, wanted, u64::MAX)
+}
+
+/// The first of these records, until they take about [`READ_CHUNK_BYTES`] of memory: what is
+/// small compressed may be large, and an empty record costs more than its bytes.
+fn decode_some(batches: Vec<Bytes>, wanted: std::ops::Range<u64>) -> Result<Vec<Record>, String> {
+    decode_up_to(batches, wanted, READ_CHUNK_BYTES as u64)
+}
+
+fn decode_up_to(
+    batches: Vec<Bytes>,
+    wanted: std::ops::Range<u64>,
+    memory: u64,
+) -> Result<Vec<Record>, String> {
+    let (mut records, mut taken) = (Vec::new(), 0);
     for batch in batches {
         let batch = Batch::check(batch).map_err(|error| error.to_string())?;
         let all = batch
@@ -285,7 +301,12 @@ pub(crate) fn decode(
             .map_err(|error| error.to_string())?;
         for record in all {
             let record = record.map_err(|error| error.to_string())?;
+            if record.offset >= wanted.end || taken >= memory {
+                return Ok(records);
+            }
             if wanted.contains(&record.offset) {
+                let headers = record.headers.len() * size_of::<Header>();
+                taken += record_bytes(&record) + (size_of::<Record>() + headers) as u64;
                 records.push(record);
             }
         }
@@ -301,4 +322,34 @@ fn record_bytes(record: &Record) -> u64 {
         .sum();
     let key = record.key.as_ref().map_or(0, Bytes::len);
     (headers + key + record.value.as_ref().map_or(0, Bytes::len)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use aqueduct_proto::record::BatchBuilder;
+
+    use super::*;
+
+    fn empty_records(count: usize, headers: usize) -> Bytes {
+        let headers = vec![Header::new("", ""); headers];
+        let mut builder = BatchBuilder::new(Compression::Zstd);
+        for _ in 0..count {
+            builder.push(0, None, None, &headers);
+        }
+        builder.finish().unwrap()
+    }
+
+    #[test]
+    fn decoding_stops_when_the_records_take_enough_memory() {
+        let batch = empty_records(50_000, 2);
+        assert!(batch.len() < 32 << 10, "{} bytes", batch.len());
+        let some = decode_some(vec![batch.clone(); 4], 7..40_000).unwrap();
+        assert_eq!(some.first().unwrap().offset, 7);
+        assert!((100..4_000).contains(&some.len()), "{} records", some.len());
+        let heavy = decode_some(vec![empty_records(100, 1_000)], 0..100).unwrap();
+        assert!(heavy.len() < 10, "{} records", heavy.len());
+        let all = decode(vec![batch], 7..40_000).unwrap();
+        assert_eq!(all.len(), 40_000 - 7);
+    }
 }

@@ -14,8 +14,12 @@ pub const MAX_DECOMPRESSED_BYTES: usize = 64 << 20;
 pub const MAX_REQUEST_BYTES: usize = 20 << 20;
 /// Messages in one request.
 pub const MAX_MESSAGES_PER_REQUEST: usize = 100_000;
+/// Records in one batch from a client.
+pub const MAX_BATCH_RECORDS: u32 = 100_000;
 /// Headers of one message.
 pub const MAX_HEADERS: usize = 1_000;
+/// Headers of all messages of a request or a batch.
+pub const MAX_HEADERS_PER_REQUEST: usize = 1_000_000;
 /// Length of a dedup id, bytes.
 pub const MAX_DEDUP_ID_BYTES: usize = 256;
 /// Dedup ids remembered per partition; beyond, the oldest go before their window ends.

@@ -211,6 +211,9 @@ fn check_batch(records: Bytes, config: &TopicConfig) -> Result<Batch, Refusal> {
         max_batch_bytes: limits::MAX_BATCH_BYTES,
         max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX),
         max_decompressed_bytes: limits::MAX_DECOMPRESSED_BYTES,
+        max_records: limits::MAX_BATCH_RECORDS,
+        max_record_headers: limits::MAX_HEADERS as u32,
+        max_headers: limits::MAX_HEADERS_PER_REQUEST as u32,
     };
     Batch::validate(records, &limits).map_err(|error| match error {
         BatchError::MessageTooLarge { index, size, limit } => {

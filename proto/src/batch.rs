@@ -146,6 +146,34 @@ pub enum BatchError {
         /// Greatest timestamp of a record.
         actual: i64,
     },
+    /// The batch has more records than allowed.
+    #[error("the batch has {count} records, the limit is {limit}")]
+    TooManyRecords {
+        /// Records of the batch.
+        count: u32,
+        /// The limit.
+        limit: u32,
+    },
+    /// A record has more headers than allowed.
+    #[error("record {index} of the batch has {count} headers, the limit is {limit}")]
+    TooManyHeaders {
+        /// Which record, from 0.
+        index: u32,
+        /// Its headers.
+        count: u32,
+        /// The limit.
+        limit: u32,
+    },
+    /// All records together have more headers than allowed.
+    #[error("the batch has {count} headers by record {index}, the limit is {limit}")]
+    TooManyHeadersInAll {
+        /// The record that is over the limit, from 0.
+        index: u32,
+        /// Headers up to and with it.
+        count: u32,
+        /// The limit.
+        limit: u32,
+    },
     /// A message is longer than allowed.
     #[error("record {index} of the batch has {size} bytes, the limit is {limit}")]
     MessageTooLarge {
@@ -318,7 +346,8 @@ fn field<const N: usize>(bytes: &[u8; HEADER_LEN], start: usize) -> [u8; N] {
         .expect("the field lies inside the header")
 }
 
-/// What a batch from a client may cost.
+/// What a batch from a client may cost. Counts are limited beside bytes because whoever decodes
+/// a record or a header spends more on it than the one or two bytes that it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of the whole batch as it arrives.
@@ -327,6 +356,12 @@ pub struct Limits {
     pub max_message_bytes: usize,
     /// Bytes of all records when decompressed.
     pub max_decompressed_bytes: usize,
+    /// Records.
+    pub max_records: u32,
+    /// Headers of one record.
+    pub max_record_headers: u32,
+    /// Headers of all records.
+    pub max_headers: u32,
 }
 
 /// One whole batch: its frame and its checksum have been verified.

@@ -155,11 +155,22 @@ impl std::iter::FusedIterator for Records {}
 pub(crate) fn walk(data: &[u8], header: &BatchHeader, limits: &Limits) -> Result<(), BatchError> {
     let mut cursor = Cursor { data, position: 0 };
     let mut greatest = i64::MIN;
-    for index in 0..header.count.cast_unsigned() {
-        let mut size = 0;
+    let mut all_headers = 0;
+    let (count, limit) = (header.count.cast_unsigned(), limits.max_records);
+    if count > limit {
+        return Err(BatchError::TooManyRecords { count, limit });
+    }
+    for index in 0..count {
+        let (mut size, mut headers) = (0, 0);
+        let on_header = |name: Range<usize>, value: Option<Range<usize>>| {
+            headers += 1;
+            size += name.len() + value.map_or(0, |range| range.len());
+        };
         let raw = cursor
-            .record(|name, value| size += name.len() + value.map_or(0, |range| range.len()))
+            .record(on_header)
             .map_err(|why| bad_record(index, cursor.position, why))?;
+        all_headers += headers;
+        check_headers(index, headers, all_headers, limits)?;
         if i64::from(raw.offset_delta) != i64::from(index) {
             return Err(BatchError::OffsetDelta {
                 index,
@@ -186,6 +197,27 @@ pub(crate) fn walk(data: &[u8], header: &BatchHeader, limits: &Limits) -> Result
         return Err(BatchError::MaxTimestamp {
             declared: header.max_timestamp,
             actual: greatest,
+        });
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn check_headers(index: u32, count: u32, in_all: u32, limits: &Limits) -> Result<(), BatchError> {
+    if count > limits.max_record_headers {
+        let limit = limits.max_record_headers;
+        return Err(BatchError::TooManyHeaders {
+            index,
+            count,
+            limit,
+        });
+    }
+    if in_all > limits.max_headers {
+        let (count, limit) = (in_all, limits.max_headers);
+        return Err(BatchError::TooManyHeadersInAll {
+            index,
+            count,
+            limit,
         });
     }
     Ok(())

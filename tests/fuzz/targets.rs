@@ -48,6 +48,9 @@ const LIMITS: Limits = Limits {
     max_batch_bytes: 1 << 20,
     max_message_bytes: 64 << 10,
     max_decompressed_bytes: 1 << 20,
+    max_records: 100_000,
+    max_record_headers: 1_000,
+    max_headers: 1_000_000,
 };
 
 /// Record batches as a client may send them, with a checksum that was made right, so that

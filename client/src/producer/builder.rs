@@ -19,6 +19,9 @@ use crate::{Client, Compression, Error};
 const TIMEOUTS: (Duration, Duration) =
     (Duration::from_millis(10), Duration::from_secs(30 * 86_400));
 
+/// Records that a broker takes in one batch, and messages in one request.
+const MAX_BATCH_MESSAGES: u32 = 100_000;
+
 /// Settings of a [`Producer`]; see [`Client::producer`].
 #[derive(Clone, Debug)]
 #[must_use = "a producer is made by build()"]
@@ -34,7 +37,7 @@ impl ProducerBuilder {
     pub(crate) fn new(client: Client, topic: String) -> Self {
         let settings = Settings {
             batch_bytes: 256 << 10,
-            batch_messages: u32::MAX,
+            batch_messages: MAX_BATCH_MESSAGES,
             max_in_flight_bytes: 32 << 20,
             linger: Duration::ZERO,
             compression: Compression::None,
@@ -83,9 +86,9 @@ impl ProducerBuilder {
         self
     }
 
-    /// Number of messages at which a batch is sent. Default: no limit.
+    /// Number of messages at which a batch is sent. Default and most: 100,000, what a broker takes.
     pub fn batch_messages(mut self, messages: u32) -> Self {
-        self.settings.batch_messages = messages.max(1);
+        self.settings.batch_messages = messages.clamp(1, MAX_BATCH_MESSAGES);
         self
     }
 

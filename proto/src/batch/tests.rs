@@ -10,6 +10,9 @@ const LIMITS: Limits = Limits {
     max_batch_bytes: 1 << 20,
     max_message_bytes: 1 << 16,
     max_decompressed_bytes: 1 << 20,
+    max_records: 100_000,
+    max_record_headers: 1_000,
+    max_headers: 1_000_000,
 };
 
 /// Two records of producer 4242, worked out by hand from Kafka's description of the format.
@@ -282,8 +285,13 @@ fn counts_of_strangers_allocate_nothing() {
     });
     assert!(matches!(
         refusal(greedy.clone()),
-        BatchError::Record { index: 5, .. }
+        BatchError::TooManyRecords { .. }
     ));
+    let bold = forged(&good, |b| {
+        b[23..27].copy_from_slice(&99_999_i32.to_be_bytes());
+        b[57..61].copy_from_slice(&100_000_i32.to_be_bytes());
+    });
+    assert!(matches!(refusal(bold), BatchError::Record { index: 5, .. }));
     let records = Batch::check(greedy).unwrap().records(0).unwrap();
     assert_eq!(records.filter(Result::is_ok).count(), 5);
     // One record that claims 2^31 - 1 headers, and one that claims a key of that length.
@@ -398,4 +406,50 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn records_and_headers_are_counted_whatever_their_bytes() {
+    let empty = |count: usize| vec![Header::new("", ""); count];
+    let batch = |records: usize, headers: usize| {
+        let mut builder = BatchBuilder::new(Compression::Zstd);
+        for _ in 0..records {
+            builder.push(0, None, None, &empty(headers));
+        }
+        Batch::validate(builder.finish().unwrap(), &LIMITS)
+    };
+    assert!(batch(2, 1_000).is_ok());
+    assert!(matches!(
+        batch(2, 1_001),
+        Err(BatchError::TooManyHeaders {
+            index: 0,
+            count: 1_001,
+            limit: 1_000
+        })
+    ));
+    let limits = Limits {
+        max_records: 3,
+        max_headers: 5,
+        ..LIMITS
+    };
+    let check = |records: usize, headers: usize| {
+        let mut builder = BatchBuilder::new(Compression::None);
+        for _ in 0..records {
+            builder.push(0, None, None, &empty(headers));
+        }
+        Batch::validate(builder.finish().unwrap(), &limits)
+    };
+    assert!(check(3, 1).is_ok());
+    assert!(matches!(
+        check(4, 0),
+        Err(BatchError::TooManyRecords { count: 4, limit: 3 })
+    ));
+    assert!(matches!(
+        check(3, 2),
+        Err(BatchError::TooManyHeadersInAll {
+            index: 2,
+            count: 6,
+            limit: 5
+        })
+    ));
 }

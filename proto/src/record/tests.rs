@@ -16,6 +16,9 @@ const LIMITS: Limits = Limits {
     max_batch_bytes: 1 << 24,
     max_message_bytes: 1 << 20,
     max_decompressed_bytes: 1 << 24,
+    max_records: 100_000,
+    max_record_headers: 1_000,
+    max_headers: 1_000_000,
 };
 
 fn build(records: &[Record], compression: Compression) -> Bytes {
