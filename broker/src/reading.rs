@@ -187,9 +187,13 @@ impl Services {
         let decoded = decoding
             .await
             .unwrap_or_else(|error| Err(error.to_string()));
-        decoded
-            .ok()
-            .and_then(|records| records.into_iter().next())
-            .ok_or(missing)
+        let records = decoded.map_err(|why| Refusal::Damaged {
+            partition: number,
+            offset,
+            file: "the stored batch".into(),
+            position: 0,
+            why,
+        })?;
+        records.into_iter().next().ok_or(missing)
     }
 }

@@ -202,10 +202,12 @@ impl v1::reader_server::Reader for Reader {
         let request = request.into_inner();
         let live = self.0.topics.get(&request.topic).map_err(|r| status(&r))?;
         let place = decode_place("position", request.position).map_err(|r| status(&r))?;
-        let numbers = match request.partitions {
-            numbers if numbers.is_empty() => (0..live.partitions.len() as u32).collect(),
-            numbers => numbers,
-        };
+        let mut numbers = request.partitions;
+        if numbers.is_empty() {
+            numbers = (0..live.partitions.len() as u32).collect();
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
         let mut partitions = Vec::new();
         for number in numbers {
             let partition = live.partition(number).map_err(|r| status(&r))?;
