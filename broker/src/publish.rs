@@ -7,8 +7,11 @@
 use std::{sync::Arc, time::Instant};
 
 use aqueduct_proto::{
-    batch::{Batch, BatchError, Limits},
+    attributes,
+    batch::{Batch, BatchError, BatchHeader, Limits},
+    compression::Compression,
     partitioner,
+    record::Header,
 };
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -22,6 +25,11 @@ use crate::{
     stats::Histogram,
     topics::LiveTopic,
 };
+
+/// Memory that a message takes on its way, beside its bytes.
+const MESSAGE_COST: usize = 256;
+/// From this size on, compressed batches are unpacked where they hold up nobody, bytes.
+const UNPACK_ELSEWHERE: usize = 256 << 10;
 
 /// A message and, if the publisher insists, its partition.
 pub(crate) struct Incoming {
@@ -155,7 +163,7 @@ impl Services {
         answer: oneshot::Sender<RecordsAnswer>,
     ) -> Result<(), Refusal> {
         let bytes: usize = group.records.iter().map(NewRecord::bytes).sum();
-        let permit = self.admit(bytes).await?;
+        let permit = self.admit(charge(&group.records)).await?;
         let count = group.records.len() as u64;
         self.stats.received(&live.traffic, count, bytes as u64);
         let records = group.records;
@@ -182,11 +190,10 @@ impl Services {
         self.check_draining()?;
         let timer = self.timer();
         let target = live.partition(partition)?;
-        let config = target.shared().config.load();
+        let config = **target.shared().config.load();
         let bytes = records.len();
-        let batch = check_batch(records, &config)?;
-        drop(config);
         let permit = self.admit(bytes).await?;
+        let batch = check_batch_somewhere(records, config).await?;
         let count = u64::from(batch.count());
         self.stats.received(&live.traffic, count, bytes as u64);
         let (answer, answered) = oneshot::channel();
@@ -204,6 +211,22 @@ impl Services {
             timer,
         })
     }
+}
+
+async fn check_batch_somewhere(records: Bytes, config: TopicConfig) -> Result<Batch, Refusal> {
+    let plain = BatchHeader::read(&records).is_ok_and(|header| {
+        header
+            .compression()
+            .is_ok_and(|codec| codec == Compression::None)
+    });
+    if plain || records.len() < UNPACK_ELSEWHERE {
+        return check_batch(records, &config);
+    }
+    tokio::task::spawn_blocking(move || check_batch(records, &config))
+        .await
+        .unwrap_or(Err(Refusal::Unavailable {
+            why: "the batch was not checked".into(),
+        }))
 }
 
 fn check_batch(records: Bytes, config: &TopicConfig) -> Result<Batch, Refusal> {
@@ -241,6 +264,10 @@ fn sort_out(live: &LiveTopic, messages: Vec<Incoming>) -> (Vec<Slot>, Vec<Group>
     let mut groups: Vec<Group> = Vec::new();
     let mut slots = Vec::with_capacity(messages.len());
     for (n, mut incoming) in messages.into_iter().enumerate() {
+        if let Err(refusal) = take_dedup_header(n, &mut incoming.record) {
+            slots.push(Slot::Refused(incoming.partition.unwrap_or(0), refusal));
+            continue;
+        }
         let partition = choose(live, &incoming, &mut keyless);
         if let Err(refusal) = check(n, partition, &mut incoming.record, live, &config) {
             slots.push(Slot::Refused(partition, refusal));
@@ -263,6 +290,31 @@ fn sort_out(live: &LiveTopic, messages: Vec<Incoming>) -> (Vec<Slot>, Vec<Group>
         groups[group].records.push(incoming.record);
     }
     (slots, groups)
+}
+
+/// What messages are charged while they wait for their sync: an empty one costs memory, too.
+fn charge(records: &[NewRecord]) -> usize {
+    let one = |record: &NewRecord| record.bound() + MESSAGE_COST;
+    records.iter().map(one).sum()
+}
+
+/// A header `aq-dedup-id` is the message's dedup id, as if the field had been given: the header
+/// is what is stored, and the state machine must find there what the owner decided by.
+fn take_dedup_header(n: usize, record: &mut NewRecord) -> Result<(), Refusal> {
+    let is_id = |header: &Header| header.name.as_ref() == attributes::DEDUP_ID.as_bytes();
+    let mut ids = record.headers.iter().filter(|header| is_id(header));
+    let Some(first) = ids.next() else {
+        return Ok(());
+    };
+    let id = first.value.clone().unwrap_or_default();
+    let same = ids.all(|other| other.value.as_ref().unwrap_or(&Bytes::new()) == &id);
+    if !same || record.dedup_id.as_ref().is_some_and(|field| *field != id) {
+        let why = "aq-dedup-id is given more than once, and differs";
+        return Err(Refusal::invalid(format!("messages[{n}].dedup_id"), why));
+    }
+    record.headers.retain(|header| !is_id(header));
+    record.dedup_id = (!id.is_empty()).then_some(id);
+    Ok(())
 }
 
 /// By wish, by key, by dedup id (the same id must meet itself again), or else all messages of a

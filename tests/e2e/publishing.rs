@@ -312,6 +312,89 @@ async fn a_dedup_id_is_stored_once_and_answers_the_first_offset() {
 }
 
 #[tokio::test]
+async fn a_dedup_header_is_the_id_and_nothing_hides_it() {
+    let broker = Fixture::new();
+    let mut api = broker.api().await;
+    api.create("orders", 1).await;
+    let given = |field: &str, headers: &[&'static str]| {
+        let header = |value: &&'static str| Header {
+            name: "aq-dedup-id".to_owned(),
+            value: Bytes::from_static(value.as_bytes()),
+        };
+        Message {
+            dedup_id: field.to_owned(),
+            headers: headers.iter().map(header).collect(),
+            ..message(0, "paid")
+        }
+    };
+    let sent = vec![
+        given("", &["a"]),
+        given("b", &[]),
+        given("b", &["b"]),
+        given("a", &[]),
+        given("c", &["a"]),
+        given("", &["c", "d"]),
+        given("", &["c"]),
+    ];
+    let results = api.publisher.publish(request("orders", sent)).await;
+    let results = results.unwrap().into_inner().results;
+    let seen: Vec<_> = results
+        .iter()
+        .map(|r| r.error.is_none().then_some((r.offset, r.duplicate)))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            Some((0, false)),
+            Some((1, false)),
+            Some((1, true)),
+            Some((0, true)),
+            None,
+            None,
+            Some((2, false))
+        ]
+    );
+    let refusal = Refused::from_result(results[4].error.as_ref().unwrap());
+    refusal.is(Code::InvalidArgument, "INVALID_ARGUMENT");
+    // The machine's table agrees after it was applied, too.
+    for (id, offset) in [("a", 0), ("b", 1), ("c", 2)] {
+        let again = request("orders", vec![given(id, &[])]);
+        let results = api.publisher.publish(again).await.unwrap().into_inner();
+        assert_eq!(
+            (results.results[0].offset, results.results[0].duplicate),
+            (offset, true)
+        );
+        let stored = get(&mut api, 0, offset).await.headers;
+        assert_eq!(stored.len(), 1, "{stored:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_with_an_expected_offset_is_a_duplicate() {
+    let broker = Fixture::new();
+    let mut api = broker.api().await;
+    api.create("orders", 1).await;
+    let at_zero = |id: &str| PublishRequest {
+        expected_offset: Some(0),
+        ..request(
+            "orders",
+            vec![Message {
+                dedup_id: id.to_owned(),
+                ..message(0, "paid")
+            }],
+        )
+    };
+    for duplicate in [false, true] {
+        let answer = api.publisher.publish(at_zero("a")).await.unwrap();
+        let result = &answer.get_ref().results[0];
+        assert_eq!(result.error, None);
+        assert_eq!((result.offset, result.duplicate), (0, duplicate));
+    }
+    let refusal = Refused::of_publish(api.publisher.publish(at_zero("b")).await);
+    refusal.is(Code::Aborted, "OFFSET_MISMATCH");
+}
+
+#[tokio::test]
 async fn an_expected_offset_is_a_precondition() {
     let broker = Fixture::new();
     let mut api = broker.api().await;

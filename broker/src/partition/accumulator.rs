@@ -113,7 +113,8 @@ impl NewRecord {
             + headers
     }
 
-    fn bound(&self) -> usize {
+    /// Most bytes that it takes in a batch.
+    pub(crate) fn bound(&self) -> usize {
         let id = self.dedup_id.as_ref().map_or(0, |id| {
             id.len() + attributes::DEDUP_ID.len() + HEADER_OVERHEAD
         });

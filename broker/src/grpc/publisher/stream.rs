@@ -224,7 +224,7 @@ impl Intake {
     fn take_more(&mut self, topic: &str, messages: &mut Vec<Incoming>, counts: &mut Vec<usize>) {
         let mut bytes: usize = messages
             .iter()
-            .map(|incoming| incoming.record.bytes())
+            .map(|incoming| incoming.record.bound())
             .sum();
         while bytes < BATCH_BYTES && counts.len() < MAX_STREAM_IN_FLIGHT {
             let Some(read) = self.requests.message().now_or_never() else {
@@ -233,7 +233,7 @@ impl Intake {
             let more = match read {
                 Ok(Some(PublishStreamRequest {
                     kind: Some(Kind::Messages(more)),
-                })) if self.joins(&more, topic) => more,
+                })) if self.joins(&more, topic, messages.len()) => more,
                 other => {
                     self.ahead = Some(other);
                     return;
@@ -242,17 +242,17 @@ impl Intake {
             counts.push(more.messages.len());
             for message in more.messages {
                 let incoming = decode_message(message);
-                bytes += incoming.record.bytes();
+                bytes += incoming.record.bound();
                 messages.push(incoming);
             }
         }
     }
 
-    /// Whether messages may be handed over together with others for this topic.
-    fn joins(&self, more: &PublishMessages, topic: &str) -> bool {
+    /// Whether messages may be handed over together with so many others for this topic.
+    fn joins(&self, more: &PublishMessages, topic: &str, others: usize) -> bool {
         more.expected_offset.is_none()
             && self.topic_of(&more.topic) == topic
-            && more.messages.len() <= MAX_MESSAGES_PER_REQUEST
+            && others + more.messages.len() <= MAX_MESSAGES_PER_REQUEST
     }
 
     async fn take_batch(&mut self, batch: PublishBatch) -> InFlight {
