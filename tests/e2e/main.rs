@@ -16,6 +16,7 @@ mod contract;
 mod disk_limit;
 mod fixture;
 mod gathering;
+mod group_life;
 mod groups;
 mod http;
 mod http_limits;
