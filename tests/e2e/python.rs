@@ -1,7 +1,7 @@
 //! The Python package against the real broker: its own tests (pytest), and its types (mypy).
 //!
 //! A virtual environment is made under cargo's target directory and kept, by the package's
-//! manifest and the interpreter; later runs take seconds. The package is built and installed as
+//! manifest, the names of its files and the interpreter; later runs take seconds. The package is built and installed as
 //! a user would have it. What pytest says is printed, and its failure is this test's failure.
 
 use std::{
@@ -80,7 +80,7 @@ fn environment(package: &Path) -> PathBuf {
     let interpreter = interpreter();
     let manifest = fs::read_to_string(package.join("pyproject.toml")).unwrap();
     let mut hasher = DefaultHasher::new();
-    (&interpreter, manifest).hash(&mut hasher);
+    (&interpreter, manifest, names(&package.join("src"))).hash(&mut hasher);
     let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let environment = home.join(format!("python-{:016x}", hasher.finish()));
     // Written last, so that an interrupted installation is begun anew.
@@ -104,6 +104,21 @@ fn environment(package: &Path) -> PathBuf {
     run(environment.join("bin/python"), &install);
     fs::write(complete, interpreter).unwrap();
     environment
+}
+
+/// The files of the package: a new one has to be in what is installed, too.
+fn names(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() && !path.ends_with("__pycache__") {
+            found.extend(names(&path));
+        } else if path.is_file() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
 }
 
 /// Environments of earlier manifests are of no use any more.
