@@ -368,7 +368,8 @@ impl LogInner {
     fn keep_next(&self, file: Arc<SegmentFile>) {
         let mut view = self.view.lock();
         let known = view.next.as_ref().map_or(0, |known| known.capacity);
-        let other = if file.capacity > known {
+        // The last look at the view of a removed log may be over.
+        let other = if file.capacity > known && !self.is_removed() {
             view.next.replace(file)
         } else {
             Some(file)

@@ -179,7 +179,11 @@ impl LogInner {
 
     /// Takes the names of segments away, durably; their files are used again once nobody reads.
     pub(crate) fn retire_now(&self, segments: Vec<Arc<Segment>>) -> Result<(), Error> {
-        if segments.is_empty() || self.is_removed() {
+        if segments.is_empty() {
+            return Ok(());
+        }
+        if self.is_removed() {
+            self.release(segments);
             return Ok(());
         }
         let retire = || -> Result<(), Error> {
@@ -195,17 +199,32 @@ impl LogInner {
         };
         match retire() {
             Ok(()) => {}
-            Err(_) if self.is_removed() => return Ok(()),
+            Err(_) if self.is_removed() => {
+                self.release(segments);
+                return Ok(());
+            }
             Err(error) => {
                 self.shared.fail(&error);
                 return Err(error);
             }
         }
         for segment in segments {
-            self.shared.windows.forget(segment.header.salt);
+            self.shared.windows.forget(&segment);
             segment.file.allow_reuse();
         }
         Ok(())
+    }
+
+    /// The log was removed meanwhile: what is not in the pool yet goes with its directory.
+    fn release(&self, segments: Vec<Arc<Segment>>) {
+        for segment in segments {
+            self.shared.windows.forget(&segment);
+            if segment.name().starts_with(POOL_DIR) {
+                segment.file.allow_reuse();
+            } else {
+                segment.file.forget();
+            }
+        }
     }
 
     /// Gives back what purges have left behind; runs in the background.

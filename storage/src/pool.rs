@@ -33,6 +33,8 @@ pub(crate) struct Pool {
     disk: Arc<dyn Disk>,
     budget: Budget,
     used: AtomicU64,
+    /// Looking for space and counting it go together.
+    admitting: Mutex<()>,
     next_name: AtomicU64,
     spares: Mutex<Spares>,
 }
@@ -122,6 +124,7 @@ impl Pool {
             disk,
             budget,
             used: AtomicU64::new(0),
+            admitting: Mutex::default(),
             next_name: AtomicU64::new(0),
             spares: Mutex::default(),
         };
@@ -212,6 +215,20 @@ impl Pool {
         self.create(need).map(|spare| self.wrap(spare))
     }
 
+    /// As `take`, for recovery: what was acknowledged has its place whatever the limits say.
+    pub(crate) fn take_regardless(
+        self: &Arc<Pool>,
+        capacity: u64,
+    ) -> Result<Arc<SegmentFile>, Error> {
+        match self.take(capacity, capacity) {
+            Err(Error::Full { .. }) => {}
+            other => return other,
+        }
+        let capacity = capacity.next_multiple_of(STEP);
+        self.count(capacity);
+        self.make(capacity).map(|spare| self.wrap(spare))
+    }
+
     fn pick(&self, fits: impl Fn(&Spare) -> bool) -> Option<Spare> {
         let mut spares = self.spares.lock();
         let best = spares
@@ -229,6 +246,11 @@ impl Pool {
 
     fn create(&self, capacity: u64) -> Result<Spare, Error> {
         self.admit(capacity)?;
+        self.make(capacity)
+    }
+
+    /// Makes a file that is counted already.
+    fn make(&self, capacity: u64) -> Result<Spare, Error> {
         let name = self.fresh_name();
         match self.disk.create(&name, capacity) {
             Ok(handle) => Ok(Spare {
@@ -251,6 +273,7 @@ impl Pool {
 
     /// Counts `bytes` as used if the limits allow it.
     pub(crate) fn admit(&self, bytes: u64) -> Result<(), Error> {
+        let _one = self.admitting.lock();
         let free = self.free_bytes();
         if bytes > free {
             return Err(Error::Full {

@@ -187,7 +187,7 @@ fn repeat_begun(
             files.retired.push(old.file);
         }
     }
-    let file = context.pool.take(header.capacity, header.capacity)?;
+    let file = context.pool.take_regardless(header.capacity)?;
     let header = SegmentHeader {
         capacity: file.capacity,
         ..header

@@ -202,6 +202,8 @@ pub(crate) struct Segment {
     /// Held during each sync; true once one has failed. The system tells each failure once for an
     /// open file: whoever asks next would hear that all is well.
     pub(crate) syncing: Mutex<bool>,
+    /// No window of it is kept any more.
+    pub(crate) retired: AtomicBool,
     /// End of what the background was asked to sync ahead of the journal's drain.
     pub(crate) asked_to: AtomicU64,
     pub(crate) index: Mutex<IndexSlot>,
@@ -216,6 +218,7 @@ impl Segment {
             journaled: AtomicBool::new(false),
             synced_to: AtomicU64::new(0),
             syncing: Mutex::new(false),
+            retired: AtomicBool::new(false),
             asked_to: AtomicU64::new(0),
             index: Mutex::new(index),
         }

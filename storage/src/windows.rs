@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -144,12 +145,16 @@ impl Windows {
             filled_to,
         };
         let weight = window.weight(published);
-        self.keep(key, window.clone(), weight);
+        self.keep(key, window.clone(), weight, &segment.retired);
         Ok(window)
     }
 
-    fn keep(&self, key: (u64, u64), window: Window, weight: u64) {
+    fn keep(&self, key: (u64, u64), window: Window, weight: u64, retired: &AtomicBool) {
         let mut cache = self.cache.lock();
+        if retired.load(Ordering::Acquire) {
+            // `forget` has been here while the file was mapped.
+            return;
+        }
         let used = cache.clock;
         if let Some(old) = cache.windows.insert(
             key,
@@ -166,7 +171,9 @@ impl Windows {
     }
 
     /// Lets go of all windows of a file that is retired.
-    pub(crate) fn forget(&self, salt: u64) {
+    pub(crate) fn forget(&self, segment: &Segment) {
+        segment.retired.store(true, Ordering::Release);
+        let salt = segment.header.salt;
         let mut cache = self.cache.lock();
         let gone: Vec<_> = cache
             .windows
@@ -205,7 +212,7 @@ mod tests {
                 filled_to: u64::MAX,
             };
             let weight = window.weight(start + 1);
-            windows.keep((1, number), window, weight);
+            windows.keep((1, number), window, weight, &AtomicBool::new(false));
             let full = start + STRIDE + OVERLAP;
             assert!(windows.cache.lock().find((1, number), full).is_some());
             let cache = windows.cache.lock();

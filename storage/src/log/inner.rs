@@ -205,10 +205,11 @@ impl LogInner {
     pub(crate) fn release_files(&self, _dir: &str) {
         let mut view = self.view.lock();
         for part in view.parts.drain(..) {
-            self.shared.windows.forget(part.segment.header.salt);
+            self.shared.windows.forget(&part.segment);
             part.segment.file.forget();
         }
         for segment in view.retiring.drain(..) {
+            self.shared.windows.forget(&segment);
             segment.file.forget();
         }
         if let Some(next) = view.next.take() {

@@ -224,3 +224,48 @@ fn a_new_log_is_drained_on_a_full_disk() {
     let log = store.open_log(1).unwrap();
     assert_eq!(log.vote().as_deref(), Some(&b"me"[..]));
 }
+
+/// A segment that only the journal knows is made again, whatever the limits say.
+#[test]
+fn recovery_finds_its_space_at_the_limit() {
+    let disk = SimDisk::new(3);
+    let store = open(&disk, &journaling()).unwrap();
+    let log = store.create_logs(&[1]).unwrap().remove(0);
+    fill(&store, &log, 0..5);
+    let disk = disk.crash(0);
+    drop((log, store));
+    assert!(disk.bytes(SEGMENT).is_err());
+    let with = StoreOptions {
+        max_total_bytes: Some((2 << 20) + 1000),
+        ..journaling()
+    };
+    let store = open(&disk, &with).unwrap();
+    assert_eq!(store.open_log(1).unwrap().last_id(), Some(id(4)));
+}
+
+/// A log goes while the background retires its segments: all space that is counted is there.
+#[test]
+fn a_removed_log_gives_back_what_it_took() {
+    let disk = SimDisk::new(3);
+    let store = open(&disk, &journaling()).unwrap();
+    let log = store.create_logs(&[1]).unwrap().remove(0);
+    for begin in [0, 5, 10] {
+        fill(&store, &log, begin..begin + 5);
+        log.roll();
+    }
+    while store.step() {}
+    log.purge(id(9)).unwrap();
+    let other = store.clone();
+    disk.meanwhile(Call::Name, move || other.remove_log(1).unwrap());
+    while store.step() {}
+    assert!(store.logs().is_empty());
+    drop(log);
+    while store.step() {}
+    let mut there = 0;
+    for dir in ["pool", "journal"] {
+        for item in disk.list(dir).unwrap() {
+            there += disk.bytes(&format!("{dir}/{}", item.name)).unwrap().len() as u64;
+        }
+    }
+    assert_eq!(store.stats().used_bytes, there);
+}
