@@ -64,6 +64,8 @@ pub enum Refusal {
     TopicExists { topic: String },
     #[error("producer \"{name}\" does not exist")]
     ProducerNotFound { name: String },
+    #[error("producer id {producer_id} was not given out by this broker: ask for one")]
+    ProducerUnknown { producer_id: i64 },
     #[error("no message at offset {offset} of partition {partition}")]
     MessageNotFound { partition: u32, offset: u64 },
     #[error("{field}: {why}")]
@@ -224,6 +226,7 @@ impl Refusal {
             Refusal::TopicNotFound { .. } => (Code::NotFound, "TOPIC_NOT_FOUND"),
             Refusal::PartitionNotFound { .. } => (Code::NotFound, "PARTITION_NOT_FOUND"),
             Refusal::ProducerNotFound { .. } => (Code::NotFound, "PRODUCER_NOT_FOUND"),
+            Refusal::ProducerUnknown { .. } => (Code::FailedPrecondition, "PRODUCER_UNKNOWN"),
             Refusal::MessageNotFound { .. } => (Code::NotFound, "MESSAGE_NOT_FOUND"),
             Refusal::TopicExists { .. } => (Code::AlreadyExists, "TOPIC_EXISTS"),
             Refusal::Invalid { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT"),
@@ -281,6 +284,9 @@ impl Refusal {
             ],
             Refusal::TopicExists { topic } => vec![("topic", topic.clone())],
             Refusal::ProducerNotFound { name } => vec![("producer", name.clone())],
+            Refusal::ProducerUnknown { producer_id } => {
+                vec![("producer_id", producer_id.to_string())]
+            }
             Refusal::MessageNotFound { partition, offset } => {
                 vec![
                     ("partition", partition.to_string()),

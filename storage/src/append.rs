@@ -409,6 +409,22 @@ impl LogInner {
     }
 }
 
+impl LogInner {
+    /// Sets aside bytes of the active segment that [`LogInner::reserve`] keeps free; else the error
+    /// that led here.
+    pub(crate) fn reserve_from_headroom(&self, bytes: u64, full: Error) -> Result<(), Error> {
+        let mut view = self.view.lock();
+        let total = view.reserved.saturating_add(bytes);
+        let active = view.parts.last().filter(|_| !view.cut_here);
+        let room = active.map_or(0, |part| part.segment.header.capacity - part.end);
+        if !matches!(full, Error::Full { .. }) || room < total.saturating_add(HEADROOM / 2) {
+            return Err(full);
+        }
+        view.reserved = total;
+        Ok(())
+    }
+}
+
 /// Whether no file is ready that could take everything that is reserved.
 fn wants_next(view: &View) -> bool {
     let need = FIRST_ENTRY + view.reserved + HEADROOM;

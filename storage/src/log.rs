@@ -268,6 +268,16 @@ impl Log {
         self.inner.reserve(bytes)
     }
 
+    /// As [`Log::reserve`], for an entry that makes room or is small and rare: on a full disk it may
+    /// take half of the space that is kept for internal entries.
+    ///
+    /// # Errors
+    /// `Full`; nothing was set aside.
+    pub fn reserve_to_free(&self, bytes: u64) -> Result<(), Error> {
+        let reserved = self.inner.reserve(bytes);
+        reserved.or_else(|error| self.inner.reserve_from_headroom(bytes, error))
+    }
+
     /// Gives back what was reserved and will not be appended.
     pub fn unreserve(&self, bytes: u64) {
         let mut view = self.inner.view.lock();

@@ -184,3 +184,25 @@ async fn names_are_checked_and_unknown_names_are_not_found() {
     let answer = api.publisher.get_producer(request).await;
     refused(answer, Code::NotFound, "PRODUCER_NOT_FOUND");
 }
+
+#[tokio::test]
+async fn an_id_that_was_not_given_out_is_refused() {
+    let broker = Fixture::new();
+    let mut api = broker.api().await;
+    api.create("orders", 1).await;
+    let given = init(&mut api, "").await;
+    for forged in [0, given.id + 1, given.id + 2, i64::MAX] {
+        let held = Held {
+            id: forged,
+            epoch: 0,
+        };
+        let answer = send(&mut api, &[sequenced(held, 0, 1)]).await.remove(0);
+        let refusal = answer.expect_err("the id is nobody's");
+        refusal.is(Code::FailedPrecondition, "PRODUCER_UNKNOWN");
+        assert_eq!(refusal.number("producer_id"), forged);
+    }
+    // Whoever gets the next id has not been spoken for.
+    let next = init(&mut api, "").await;
+    let answers = send(&mut api, &[sequenced(next, 0, 1)]).await;
+    assert_eq!(answers, [Ok((0, false))]);
+}

@@ -8,7 +8,7 @@ pub(crate) mod state;
 
 use std::{io, sync::Arc};
 
-use aqueduct_storage::{Kind, Log};
+use aqueduct_storage::{Kind, Log, stored_len};
 use parking_lot::RwLock;
 use prost::Message;
 
@@ -109,6 +109,9 @@ impl Metadata {
             flags: 0,
             payload,
         };
+        // An append that finds no room would stop the group for good.
+        let reserved = self.log.reserve_to_free(stored_len(data.payload.len()));
+        reserved.map_err(|error| no_room(&error))?;
         let pending = self.engine.propose(data).await.map_err(refusal)?;
         match pending.await.map_err(refusal)? {
             Reply::Answer(answer) => Answer::decode(answer)
@@ -140,6 +143,15 @@ impl Metadata {
 
     pub(crate) async fn shutdown(&self) {
         self.engine.shutdown().await;
+    }
+}
+
+/// What a failed reservation means to the caller.
+pub(crate) fn no_room(error: &aqueduct_storage::Error) -> Refusal {
+    let why = error.to_string();
+    match error {
+        aqueduct_storage::Error::Full { .. } => Refusal::DiskFull { why },
+        _ => Refusal::Unavailable { why },
     }
 }
 

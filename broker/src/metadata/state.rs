@@ -202,6 +202,15 @@ pub(crate) fn is_named(producer_id: i64) -> bool {
 }
 
 impl State {
+    /// Whether a producer may have this id.
+    pub(crate) fn has_given_out(&self, producer_id: i64) -> bool {
+        if is_named(producer_id) {
+            self.epochs.contains_key(&producer_id)
+        } else {
+            (1..=self.last_producer).contains(&(producer_id / 2))
+        }
+    }
+
     /// Applies one command.
     pub(crate) fn apply(&mut self, command: Command) -> Outcome {
         let now = command.now_ms;
@@ -391,6 +400,8 @@ mod tests {
             Outcome::Producer(Producer { id: 3, epoch: 1 })
         );
         assert_eq!(state.epochs[&3], 1);
+        let given: Vec<i64> = (-2..10).filter(|id| state.has_given_out(*id)).collect();
+        assert_eq!(given, [2, 3, 4], "2 and 3 share their number");
     }
 
     #[test]

@@ -12,6 +12,7 @@
 mod accumulator;
 pub(crate) mod dedup;
 mod flying;
+mod judging;
 mod moves;
 mod owner;
 pub(crate) mod positions;
@@ -26,7 +27,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -163,6 +164,8 @@ pub(crate) struct Shared {
     /// One past the last applied record.
     high_watermark: AtomicU64,
     log_start_offset: AtomicU64,
+    /// The owner has answered everything and is gone.
+    stopped: AtomicBool,
     state: Mutex<State>,
     waiters: Waiters,
     stamps: Stamps,
@@ -197,13 +200,28 @@ impl Shared {
             .filter(|why| matches!(why, Refusal::TopicNotFound { .. }))
     }
 
-    /// Ends when every offset below `offset` is applied.
-    pub(crate) async fn applied(&self, offset: u64) {
+    /// Ends when every offset below `offset` is applied, or, with false, when that cannot happen
+    /// any more.
+    pub(crate) async fn applied(&self, offset: u64) -> bool {
         let notify = Arc::new(Notify::new());
         self.waiters.register(&notify);
-        while self.high_watermark() < offset {
+        loop {
+            // Looked at first: what was applied before the stop counts.
+            let stopped = self.stopped.load(Ordering::Acquire);
+            if self.high_watermark() >= offset {
+                return true;
+            }
+            if stopped {
+                return false;
+            }
             notify.notified().await;
         }
+    }
+
+    /// Nothing is applied from now on.
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.waiters.wake();
     }
 
     fn publish_pointers(&self) {
@@ -287,6 +305,7 @@ impl Partition {
             config: ArcSwap::from_pointee(config),
             high_watermark: AtomicU64::new(0),
             log_start_offset: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
             state: Mutex::default(),
             waiters: Waiters::default(),
             stamps: Stamps::default(),

@@ -20,7 +20,7 @@ use super::{
     accumulator::{Open, Waiter, stored_bound},
     flying::FlyingIds,
     moves::GatheredMoves,
-    producers::{Origin, Producers, Verdict},
+    producers::{Origin, Producers},
     proposals::{InFlight, Waiting, answer_all, first_answer},
     state::{Change, Command, FLAG_DEDUP, Tick, origin_of},
 };
@@ -28,7 +28,7 @@ use crate::{
     clock::{self, Steady},
     error::Refusal,
     limits::BATCH_BYTES,
-    metadata::{self, refusal, state::is_named},
+    metadata::{self, no_room, refusal},
     raft::engine::{Data, ProposeError, ReplicaEngine, Reply},
 };
 
@@ -46,10 +46,10 @@ pub(super) struct Owner {
     pub(super) shared: Arc<Shared>,
     engine: Arc<dyn ReplicaEngine>,
     inbox: mpsc::Receiver<Message>,
-    view: metadata::View,
+    pub(super) view: metadata::View,
     /// The offset that the next accepted record gets.
     end: u64,
-    producers: Producers,
+    pub(super) producers: Producers,
     flying: FlyingIds,
     open: Option<Open>,
     in_flight: VecDeque<InFlight>,
@@ -122,6 +122,7 @@ impl Owner {
             let answer = first_answer(&mut self.in_flight).await;
             self.settle(answer);
         }
+        self.shared.stop();
         while let Ok(message) = self.inbox.try_recv() {
             message.refuse(why.clone());
         }
@@ -153,12 +154,7 @@ impl Owner {
             }
             Message::Trim { before, answer } => {
                 self.flush().await;
-                let before = before.min(self.shared.high_watermark());
-                self.propose(
-                    Command::data(Change::Trim(before)),
-                    Waiting::Trim { answer },
-                )
-                .await;
+                self.trim(before, answer).await;
             }
             Message::Move { change, answer } => self.moves.add(change, answer),
             Message::Producer { id, answer } => {
@@ -166,13 +162,32 @@ impl Owner {
                 let position = self.producers.position(id);
                 let (shared, end) = (self.shared.clone(), self.end);
                 tokio::spawn(async move {
-                    shared.applied(end).await;
-                    // Nobody may be waiting any more.
-                    let _ = answer.send(position);
+                    if shared.applied(end).await {
+                        // Nobody may be waiting any more.
+                        let _ = answer.send(position);
+                    }
                 });
             }
             Message::Close { why } => self.closed = Some(why),
         }
+    }
+
+    async fn trim(&mut self, before: u64, answer: oneshot::Sender<Result<u64, Refusal>>) {
+        let before = before.min(self.shared.high_watermark());
+        let start = self.shared.log_start_offset();
+        if before <= start {
+            return drop(answer.send(Ok(start)));
+        }
+        let data = Command::data(Change::Trim(before));
+        // An append that finds no room would stop the partition for good.
+        let reserved = self
+            .shared
+            .log
+            .reserve_to_free(stored_len(data.payload.len()));
+        if let Err(error) = reserved {
+            return drop(answer.send(Err(no_room(&error))));
+        }
+        self.propose(data, Waiting::Trim { answer }).await;
     }
 
     fn check_expected(&self, expected: Option<u64>) -> Result<(), Refusal> {
@@ -191,14 +206,8 @@ impl Owner {
     }
 
     pub(super) fn reserve(&self, bytes: u64) -> Result<(), Refusal> {
-        self.shared.log.reserve(bytes).map_err(|error| match error {
-            aqueduct_storage::Error::Full { .. } => Refusal::DiskFull {
-                why: error.to_string(),
-            },
-            other => Refusal::Unavailable {
-                why: other.to_string(),
-            },
-        })
+        let reserved = self.shared.log.reserve(bytes);
+        reserved.map_err(|error| no_room(&error))
     }
 
     /// Puts records into the open batch; all of them or, with an error, none.
@@ -319,8 +328,11 @@ impl Owner {
         }
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            shared.applied(offset).await;
-            answer();
+            // A partition that has stopped never will be there: the answer's sender is dropped,
+            // which says that nobody knows.
+            if shared.applied(offset).await {
+                answer();
+            }
             drop(permit);
         });
     }
@@ -348,44 +360,6 @@ impl Owner {
                 self.answer_when_applied(end, permit, move || drop(answer.send(Ok(stored))));
             }
             Ok(None) => self.store_batch(batch, origin, permit, answer).await,
-        }
-    }
-
-    /// `Some(offset)` for a duplicate, `None` for a batch to store.
-    fn judge(&self, origin: Origin) -> Result<Option<u64>, Refusal> {
-        let (producer_id, partition) = (origin.producer_id, self.shared.number);
-        if is_named(producer_id) {
-            let current = self.view.read().epochs.get(&producer_id).copied();
-            let current = i16::try_from(current.unwrap_or(0)).unwrap_or(i16::MAX);
-            if current != origin.epoch {
-                let epoch = origin.epoch;
-                return Err(Refusal::ProducerFenced {
-                    producer_id,
-                    epoch,
-                    current,
-                });
-            }
-        }
-        let got = origin.sequence;
-        match self.producers.check(origin) {
-            Verdict::Store => Ok(None),
-            Verdict::Duplicate { base_offset } => Ok(Some(base_offset)),
-            Verdict::TooOld => Err(Refusal::SequenceTooOld {
-                producer_id,
-                partition,
-                got,
-            }),
-            Verdict::Gap { expected } => Err(Refusal::SequenceGap {
-                producer_id,
-                partition,
-                expected,
-                got,
-            }),
-            Verdict::Fenced { current } => Err(Refusal::ProducerFenced {
-                producer_id,
-                epoch: origin.epoch,
-                current,
-            }),
         }
     }
 
@@ -440,13 +414,17 @@ impl Owner {
         if now_ms - self.ticked_ms < age_ms {
             return;
         }
-        self.ticked_ms = now_ms;
         let dedup_window_ms = self.dedup_ms().unsigned_abs();
         let tick = Change::Tick(Tick {
             now_ms,
             dedup_window_ms,
         });
-        self.propose(Command::data(tick), Waiting::Nobody).await;
+        let data = Command::data(tick);
+        // Without room the machine's time stands still, and ids are known for longer.
+        if self.reserve(stored_len(data.payload.len())).is_ok() {
+            self.ticked_ms = now_ms;
+            self.propose(data, Waiting::Nobody).await;
+        }
     }
 
     async fn flush_if_due(&mut self) {

@@ -71,6 +71,9 @@ struct Producer {
     /// When it last stored something, in the machine's time.
     #[prost(int64, tag = "4")]
     seen_ms: i64,
+    /// Number of the first message seen of it: what lies below was never stored here.
+    #[prost(uint64, tag = "5")]
+    first: u64,
 }
 
 /// All producers of a partition.
@@ -101,18 +104,21 @@ impl Producers {
     /// Notes that the batch is stored at `base_offset`.
     pub(crate) fn record(&mut self, origin: Origin, base_offset: u64, now_ms: i64) {
         let sequence = u64::from(origin.sequence.unsigned_abs());
+        let known = self.table.len();
         let producer = self
             .table
             .entry(origin.producer_id)
             .or_insert_with(|| Producer {
                 next: sequence,
+                first: sequence,
                 ..Producer::default()
             });
         producer.epoch = i32::from(origin.epoch);
         producer.seen_ms = now_ms;
         producer.store(u64::from(origin.count), base_offset);
-        if self.table.len() > MAX_PRODUCERS_PER_PARTITION {
-            self.forget_one(origin.producer_id);
+        let is_new = self.table.len() > known;
+        if is_new && !is_named(origin.producer_id) && known >= MAX_PRODUCERS_PER_PARTITION {
+            self.forget_one_of_too_many(origin.producer_id);
         }
     }
 
@@ -123,12 +129,15 @@ impl Producers {
         Some((producer.next, last.offset + last.count - 1))
     }
 
-    /// Forgets the nameless producer that was unseen for longest, if there is one.
-    fn forget_one(&mut self, except: i64) {
-        let oldest = self
-            .table
-            .iter()
-            .filter(|(id, _)| !is_named(**id) && **id != except)
+    /// Forgets the nameless producer that was unseen for longest, if there are too many. Named
+    /// ones do not count: they stay, and must not drive out the others.
+    fn forget_one_of_too_many(&mut self, except: i64) {
+        let nameless = || self.table.iter().filter(|(id, _)| !is_named(**id));
+        if nameless().count() <= MAX_PRODUCERS_PER_PARTITION {
+            return;
+        }
+        let oldest = nameless()
+            .filter(|(id, _)| **id != except)
             .min_by_key(|(id, producer)| (producer.seen_ms, **id))
             .map(|(id, _)| *id);
         if let Some(id) = oldest {
@@ -150,6 +159,9 @@ impl Producer {
             return Verdict::Gap { expected };
         }
         let number = self.next - behind;
+        if number < self.first {
+            return Verdict::Gap { expected };
+        }
         let holds = |run: &&Run| run.number <= number && number < run.number + run.count;
         match self.runs.iter().rev().find(holds) {
             Some(run) if number + u64::from(origin.count) <= run.number + run.count => {
@@ -265,6 +277,26 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_before_a_nameless_producers_first_number_was_never_stored() {
+        let mut producers = Producers::default();
+        producers.record(origin(2, 10, 5), 100, 1);
+        let before = producers.check(origin(2, 8, 2));
+        assert_eq!(before, Verdict::Gap { expected: 15 });
+        let stored = producers.check(origin(2, 10, 1));
+        assert_eq!(stored, Verdict::Duplicate { base_offset: 100 });
+    }
+
+    #[test]
+    fn named_producers_do_not_drive_out_nameless_ones() {
+        let mut producers = Producers::default();
+        producers.record(origin(2, 0, 1), 0, 0);
+        for i in 1..=MAX_PRODUCERS_PER_PARTITION as i64 {
+            producers.record(origin(i * 2 + 1, 0, 1), 1, i);
+        }
+        assert!(producers.position(2).is_some());
+    }
+
+    #[test]
     fn old_runs_and_old_producers_are_forgotten_but_never_named_ones() {
         let mut producers = Producers::default();
         for i in 0..=(MAX_PRODUCER_RUNS as i32) {
@@ -278,7 +310,8 @@ mod tests {
         for i in 0..(MAX_PRODUCERS_PER_PARTITION as i64 + 5) {
             producers.record(origin((i + 10) * 2, 0, 1), 1_000, i + 1);
         }
-        assert_eq!(producers.table.len(), MAX_PRODUCERS_PER_PARTITION);
+        let nameless = producers.table.keys().filter(|id| !is_named(**id));
+        assert_eq!(nameless.count(), MAX_PRODUCERS_PER_PARTITION);
         assert!(producers.position(3).is_some());
         assert!(
             producers.position(20).is_none(),
