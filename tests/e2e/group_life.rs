@@ -443,6 +443,19 @@ fn pulled(answer: &PullResponse) -> Vec<u64> {
 }
 
 #[tokio::test]
+async fn a_pull_that_waits_longer_than_the_session_is_a_sign_of_life() {
+    let (_broker, mut api) = filled(1, 1).await;
+    create(&mut api, SECOND).await;
+    let first = api.consumer.pull(pull("")).await.unwrap().into_inner();
+    assert_eq!(pulled(&first), [0]);
+    let mut waiting = pull(&first.member_id);
+    waiting.wait = Some((3 * SECOND).try_into().unwrap());
+    let answer = api.consumer.pull(waiting).await.unwrap().into_inner();
+    assert!(pulled(&answer).is_empty());
+    assert_eq!(answer.assignments[0].epoch, first.assignments[0].epoch);
+}
+
+#[tokio::test]
 async fn pulling_is_consuming_by_single_calls() {
     let (_broker, mut api) = filled(1, 10).await;
     let first = api.consumer.pull(pull("")).await.unwrap().into_inner();

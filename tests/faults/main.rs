@@ -7,6 +7,7 @@
 
 mod clock;
 mod damage;
+mod groups;
 mod kill_nine;
 mod pause;
 mod writers;

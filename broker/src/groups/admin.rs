@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aqueduct_proto::names;
 
-use super::{not_found, requests::Request, terms::MemberInfo};
+use super::{not_empty, not_found, requests::Request, terms::MemberInfo};
 use crate::{
     clock,
     error::Refusal,
@@ -255,14 +255,16 @@ impl Services {
     ) -> Result<(), Refusal> {
         let _changing = self.groups.changing.lock().await;
         let group = self.group(topic, name)?;
+        if validate_only {
+            return match self.members(&group).await?.len() as u64 {
+                0 => Ok(()),
+                members => Err(not_empty(&group, members)),
+            };
+        }
         self.ask(&group, |answer| Request::Close { answer }).await?;
-        let deleted = if validate_only {
-            Err(None)
-        } else {
-            let change = Change::DeleteGroup(key(&group.topic, &group.name));
-            let outcome = self.metadata.propose(change).await;
-            outcome.and_then(|o| group_of(o, &group)).map_err(Some)
-        };
+        let change = Change::DeleteGroup(key(&group.topic, &group.name));
+        let outcome = self.metadata.propose(change).await;
+        let deleted = outcome.and_then(|outcome| group_of(outcome, &group));
         match deleted {
             Ok(_) => {
                 self.forget_positions(&group).await;
@@ -272,7 +274,7 @@ impl Services {
                 if let Some(coordinator) = self.groups.running(group.id) {
                     let _ = coordinator.send(Request::Reopen).await;
                 }
-                refusal.map_or(Ok(()), Err)
+                Err(refusal)
             }
         }
     }

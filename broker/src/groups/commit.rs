@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -58,6 +58,18 @@ pub(crate) struct Held {
     live: ArcSwap<LiveTopic>,
     epochs: Mutex<Epochs>,
     heard_ms: AtomicU64,
+    /// Calls of this member that are in progress.
+    calls: AtomicU32,
+}
+
+/// While it is there, the member lives.
+pub(super) struct Calling<'a>(&'a Held);
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.calls.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Held {
@@ -74,6 +86,7 @@ impl Held {
             live: ArcSwap::new(live),
             epochs: Mutex::default(),
             heard_ms: AtomicU64::new(clock::monotonic_ms()),
+            calls: AtomicU32::new(0),
         }
     }
 
@@ -82,7 +95,16 @@ impl Held {
         self.heard_ms.store(clock::monotonic_ms(), Relaxed);
     }
 
+    /// A call begins; a member whose call waits for messages is heard of all the while.
+    pub(super) fn calling(&self) -> Calling<'_> {
+        self.calls.fetch_add(1, Relaxed);
+        Calling(self)
+    }
+
     pub(super) fn heard_ms(&self) -> u64 {
+        if self.calls.load(Relaxed) > 0 {
+            self.touch();
+        }
         self.heard_ms.load(Relaxed)
     }
 

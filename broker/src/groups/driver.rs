@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     commit::Held,
     coordinator::Coordinator,
+    not_empty, not_found,
     pull::PullSession,
     requests::{Answer, Joined, Request},
     session::{Control, Link, MemberSession},
@@ -310,17 +311,9 @@ impl Driver {
         self.check_open()?;
         let members = self.coordinator.members() as u64;
         if members > 0 {
-            return Err(Refusal::GroupNotEmpty {
-                topic: self.group.topic.clone(),
-                group: self.group.name.clone(),
-                members,
-            });
+            return Err(not_empty(&self.group, members));
         }
-        self.over = Some(Refusal::GroupNotFound {
-            topic: self.group.topic.clone(),
-            group: self.group.name.clone(),
-            did_you_mean: None,
-        });
+        self.over = Some(not_found(&self.group, None));
         Ok(())
     }
 

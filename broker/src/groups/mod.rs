@@ -140,6 +140,14 @@ impl Services {
     }
 }
 
+fn not_empty(group: &Group, members: u64) -> Refusal {
+    Refusal::GroupNotEmpty {
+        topic: group.topic.clone(),
+        group: group.name.clone(),
+        members,
+    }
+}
+
 fn not_found(group: &Group, did_you_mean: Option<String>) -> Refusal {
     Refusal::GroupNotFound {
         topic: group.topic.clone(),

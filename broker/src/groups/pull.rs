@@ -94,7 +94,7 @@ impl PullSession {
         services: &Services,
         spec: PullSpec,
     ) -> Result<Pulled, Refusal> {
-        self.held.touch();
+        let _calling = self.held.calling();
         let number = self.newest.fetch_add(1, Relaxed) + 1;
         self.replaced.notify_waiters();
         let mut state = self.state.lock().await;
@@ -127,7 +127,6 @@ impl PullSession {
             }
         }
         pulled.assignments = state.end();
-        self.held.touch();
         Ok(pulled)
     }
 }
