@@ -186,7 +186,10 @@ impl Held {
 }
 
 /// Commits that have their place in their partitions' logs.
-pub(super) struct Committing(Vec<(u32, u64, Result<(u64, u64, Moving), Refusal>)>);
+pub(super) struct Committing(Vec<(u32, u64, Begun)>);
+
+/// Epoch and offset of a commit that is on its way.
+type Begun = Result<(u64, u64, Moving), Refusal>;
 
 /// Refuses a request with too many commits.
 ///
