@@ -37,6 +37,22 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    fn note_aside(&mut self, disk: &dyn Disk, file: String) -> Result<(), Error> {
+        let handle = disk.open(&file).map_err(|e| Error::io(&file, "open", e))?;
+        self.aside_bytes += handle.len().map_err(|e| Error::io(&file, "stat", e))?;
+        let why = "set aside, because it was damaged";
+        self.note(&file, 0, why);
+        Ok(())
+    }
+
+    fn note(&mut self, file: &str, position: u64, why: &'static str) {
+        self.damage.push(JournalDamage {
+            file: file.to_string(),
+            position,
+            why,
+        });
+    }
+
     /// Whether something in this file was lost.
     pub(crate) fn is_damaged(&self, name: &str) -> bool {
         self.damage.iter().any(|damage| damage.file == name)
@@ -76,13 +92,7 @@ pub(crate) fn find_files(disk: &dyn Disk, clean: bool) -> Result<Found, Error> {
             continue;
         }
         if is_aside(&item.name) {
-            let handle = disk.open(&name).map_err(|e| Error::io(&name, "open", e))?;
-            found.aside_bytes += handle.len().map_err(|e| Error::io(&name, "stat", e))?;
-            found.damage.push(JournalDamage {
-                file: name,
-                position: 0,
-                why: "set aside, because it was damaged",
-            });
+            found.note_aside(disk, name)?;
             continue;
         }
         let number = item
@@ -103,11 +113,7 @@ pub(crate) fn find_files(disk: &dyn Disk, clean: bool) -> Result<Found, Error> {
         got.map_err(|e| Error::io(&name, "read", e))?;
         let header = read_file_header(&block);
         if capacity < FIRST_FILE_BYTES && !clean {
-            found.damage.push(JournalDamage {
-                file: name.clone(),
-                position: capacity,
-                why: "cut short",
-            });
+            found.note(&name, capacity, "cut short");
         }
         if header.is_none() {
             let ours = [0, COPY_AT]
@@ -124,11 +130,7 @@ pub(crate) fn find_files(disk: &dyn Disk, clean: bool) -> Result<Found, Error> {
             }
             // After a clean close it held nothing.
             if !clean {
-                found.damage.push(JournalDamage {
-                    file: name.clone(),
-                    position: 0,
-                    why: "file header",
-                });
+                found.note(&name, 0, "file header");
             }
         }
         let sequence = header.map_or(0, |(sequence, _)| sequence);
