@@ -7,6 +7,7 @@
 //! means synced ones.
 
 mod ceilings;
+mod group;
 mod latency;
 mod publish;
 mod report;
@@ -43,6 +44,8 @@ pub(crate) enum Workload {
     Sub,
     /// Publish and read at once
     Both,
+    /// Read as members of a group: what is stored, or with --rate what is published
+    Group,
 }
 
 /// Measure a broker and this machine
@@ -74,9 +77,16 @@ pub(crate) struct BenchArgs {
     /// Clients, each with a connection of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: u32,
-    /// Partitions of the topic
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    partitions: u32,
+    /// Partitions of the topic (default 1; with `group` 6, or one for each member)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    partitions: Option<u32>,
+    /// Members of the group
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    members: u32,
+    /// With `group`: publish, while members commit after each N messages; compared with
+    /// publishing while they do not
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "rate")]
+    commit_every: Option<u64>,
     /// Use this topic and keep it (default: one that is deleted afterwards)
     #[arg(long, value_parser = values::topic)]
     topic: Option<String>,
@@ -109,6 +119,14 @@ struct Plan {
     unary: bool,
     connections: u32,
     partitions: u32,
+    /// Members of a group.
+    members: u32,
+    /// Members commit by hand or not at all.
+    by_hand: bool,
+    /// Messages between commits by hand.
+    commit_every: Option<u64>,
+    /// The group's name.
+    group: String,
     /// The first message of each batch carries when it was sent.
     stamped: bool,
     /// Zero of those stamps.
@@ -131,7 +149,7 @@ impl BenchArgs {
         } else {
             (BATCH_BYTES_IN_FLIGHT / (batch * (self.size + 16)).max(1)).clamp(4, 64)
         });
-        let endless = self.workload != Workload::Sub && self.count.is_none();
+        let endless = !self.reads_stored() && self.count.is_none();
         let topic = self.topic.clone();
         Plan {
             topic: topic.unwrap_or_else(|| format!("bench-{}", std::process::id())),
@@ -145,20 +163,47 @@ impl BenchArgs {
             in_flight: in_flight.max(1),
             unary: self.unary,
             connections: self.connections,
-            partitions: self.partitions,
-            stamped: self.workload == Workload::Both,
+            partitions: self.partitions.unwrap_or(match self.workload {
+                Workload::Group => self.members.max(6),
+                _ => 1,
+            }),
+            members: self.members,
+            by_hand: self.commit_every.is_some(),
+            commit_every: self.commit_every,
+            group: format!("bench-{}", std::process::id()),
+            stamped: self.stamps(),
             epoch: Instant::now(),
         }
     }
 
+    /// True if the workload reads what is stored, and publishes only to have something.
+    fn reads_stored(&self) -> bool {
+        match self.workload {
+            Workload::Sub => true,
+            Workload::Group => self.rate.is_none() && self.commit_every.is_none(),
+            Workload::Pub | Workload::Both => false,
+        }
+    }
+
+    /// True if messages carry when they were sent.
+    fn stamps(&self) -> bool {
+        let follows = self.workload == Workload::Group && self.rate.is_some();
+        self.workload == Workload::Both || follows
+    }
+
     fn check(&self) -> Result<(), Failure> {
-        if self.workload == Workload::Both && self.size < latency::STAMP {
+        if self.stamps() && self.size < latency::STAMP {
             let least = latency::STAMP;
             return Err(Failure::usage(format!(
-                "`bench both` needs --size {least} or more"
+                "end-to-end latencies need --size {least} or more"
             )));
         }
-        if self.workload == Workload::Both && self.unary {
+        if self.workload != Workload::Group && self.commit_every.is_some() {
+            return Err(Failure::usage(
+                "--commit-every goes with `bench group` only",
+            ));
+        }
+        if self.workload != Workload::Pub && self.unary {
             return Err(Failure::usage("--unary goes with `bench pub` only"));
         }
         Ok(())
@@ -230,11 +275,23 @@ async fn measure(
 ) -> anyhow::Result<Report> {
     let admin = clients.one().await?;
     let made = prepare(args, plan, clients, &admin).await?;
+    let baseline = match args.workload {
+        Workload::Group => group::baseline(plan, clients).await?,
+        _ => None,
+    };
     let before = admin.stats().await?;
+    let mut extra = None;
     let measured = match args.workload {
         Workload::Pub => publish::run(plan, clients).await,
         Workload::Sub => subscribe::run(plan, clients).await,
         Workload::Both => subscribe::run_both(plan, clients).await,
+        Workload::Group => {
+            let found = group::run(plan, clients, baseline).await;
+            found.map(|(measured, its)| {
+                extra = Some(its);
+                measured
+            })
+        }
     };
     let after = admin.stats().await?;
     if made {
@@ -247,11 +304,13 @@ async fn measure(
         Workload::Pub => "pub",
         Workload::Sub => "sub",
         Workload::Both => "both",
+        Workload::Group => "group",
     };
     Ok(Report {
         workload,
         size: plan.size,
         measured: measured?,
+        group: extra,
         before,
         after,
         ceilings,
@@ -274,7 +333,7 @@ async fn prepare(
         let new = NewTopic::new(&plan.topic).partitions(plan.partitions);
         admin.create_topic(new).await?;
     }
-    if args.workload == Workload::Sub {
+    if args.reads_stored() {
         let offsets = admin.offsets(&plan.topic, None).await?;
         let held: u64 = offsets
             .iter()

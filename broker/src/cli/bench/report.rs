@@ -5,12 +5,14 @@ use std::fmt::Write as _;
 use aqueduct_client::Stats;
 use serde_json::{Map, Value, json};
 
-use super::{Measured, ceilings::Ceilings};
+use super::{Measured, ceilings::Ceilings, group::Extra};
 
 pub(super) struct Report {
     pub workload: &'static str,
     pub size: usize,
     pub measured: Measured,
+    /// Of the workload `group`.
+    pub group: Option<Extra>,
     pub before: Stats,
     pub after: Stats,
     pub ceilings: Option<Ceilings>,
@@ -38,12 +40,14 @@ impl Report {
         self.after.rss_peak_bytes as f64 / 1e6
     }
 
-    /// The result as parts of what the machine can do.
+    /// The result as parts of what the machine can do, and of what it was compared with.
     fn ratios(&self) -> Vec<(&'static str, f64)> {
+        let compared = self.group.and_then(|it| it.ratio(self.messages_per_s()));
+        let mut ratios = Vec::from_iter(compared);
         let Some(ceilings) = &self.ceilings else {
-            return Vec::new();
+            return ratios;
         };
-        let mut ratios = vec![("loopback", self.mb_per_s() / ceilings.loopback_mb_s)];
+        ratios.push(("loopback", self.mb_per_s() / ceilings.loopback_mb_s));
         if let Some(latency) = &self.measured.latency {
             ratios.push(("write", self.mb_per_s() / ceilings.write_mb_s));
             ratios.push((
@@ -71,6 +75,9 @@ impl Report {
         );
         if let Some(latency) = &self.measured.end_to_end {
             put("end_to_end_us", latency.json());
+        }
+        if let Some(group) = &self.group {
+            put("group", group.json());
         }
         let cpu = round(self.cpu_s_per_million());
         put(
@@ -114,6 +121,9 @@ impl Report {
         if let Some(latency) = &self.measured.end_to_end {
             line("end to end", latency.text());
         }
+        if let Some(group) = &self.group {
+            line("group", group.text());
+        }
         let (cpu, rss) = (self.cpu_s_per_million(), self.rss_peak_mb());
         line(
             "server",
@@ -127,10 +137,12 @@ impl Report {
                     it.sync_per_s, it.sync_p50_us, it.write_mb_s, it.loopback_mb_s, it.crc_gb_s
                 ),
             );
-            let ratios = self.ratios().into_iter();
-            let ratios: Vec<_> = ratios
-                .map(|(name, ratio)| format!("{name} {ratio:.2}"))
-                .collect();
+        }
+        let ratios = self.ratios().into_iter();
+        let ratios: Vec<_> = ratios
+            .map(|(name, ratio)| format!("{name} {ratio:.2}"))
+            .collect();
+        if !ratios.is_empty() {
             line("ratios", ratios.join(", "));
         }
         line("durability", self.after.durability.clone());
@@ -163,6 +175,7 @@ mod tests {
                 latency: Some(latency),
                 end_to_end: None,
             },
+            group: None,
             before: Stats {
                 cpu_us: 1_000_000,
                 ..Stats::default()
