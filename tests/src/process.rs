@@ -28,19 +28,27 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// Builds the binary as users get it (no test features) and asks cargo where it lies.
+/// Builds the binary as users get it (no test features).
 fn build() -> PathBuf {
+    built("aqueduct-broker", &["--bin", "aqueduct"], "aqueduct")
+}
+
+/// The path of a package's example, built now.
+///
+/// # Panics
+/// If it cannot be built.
+#[must_use]
+pub fn example(package: &str, name: &str) -> PathBuf {
+    built(package, &["--example", name], name)
+}
+
+/// Builds one target and asks cargo where it lies.
+fn built(package: &str, target: &[&str], name: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args([
-            "build",
-            "--quiet",
-            "-p",
-            "aqueduct-broker",
-            "--bin",
-            "aqueduct",
-        ])
+        .args(["build", "--quiet", "-p", package])
+        .args(target)
         .arg("--message-format=json-render-diagnostics")
         .current_dir(crate::input::workspace())
         .stdin(Stdio::null())
@@ -49,14 +57,11 @@ fn build() -> PathBuf {
         command.arg("--release");
     }
     let output = command.output().expect("cargo runs");
-    assert!(
-        output.status.success(),
-        "building the aqueduct binary failed"
-    );
+    assert!(output.status.success(), "building {name} failed");
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "aqueduct")
+        .filter(|message| message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .expect("cargo names the executable it built")
 }
