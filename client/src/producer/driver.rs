@@ -82,6 +82,8 @@ async fn session(
     let mut tick = tokio::time::interval((settings.delivery_timeout / 8).min(TICK));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut request = 0;
+    let refresh = refresh_partitions(shared, settings);
+    tokio::pin!(refresh);
     loop {
         tokio::select! {
             biased;
@@ -103,15 +105,33 @@ async fn session(
                     return End::Lost(Error::timeout("no answer in time"));
                 }
             }
+            () = &mut refresh => {}
             () = shared.driver.notified() => {}
         }
         if is_over(shared) {
             return End::Done;
         }
+        if shared.lock().window.has_unsafe_numbers() {
+            return End::Final(renumbered());
+        }
     }
 }
 
 const TICK: Duration = Duration::from_millis(500);
+/// How often the number of partitions is asked for: producers that disagree about it would put
+/// the same key into different partitions.
+const PARTITIONS_AGE: Duration = Duration::from_secs(30);
+
+/// Keeps the number of partitions fresh; never ends.
+async fn refresh_partitions(shared: &Shared, settings: &ProducerBuilder) {
+    loop {
+        tokio::time::sleep(PARTITIONS_AGE).await;
+        // Without an answer the old number stays; what is wrong shows with the next publish.
+        if let Ok(topic) = settings.client.get_topic(&settings.topic).await {
+            shared.lock().window.set_partitions(topic.partitions);
+        }
+    }
+}
 
 async fn open(
     shared: &Arc<Shared>,
@@ -182,6 +202,13 @@ fn take(
             Some(End::Final(Error::conflict(message)))
         }
     }
+}
+
+fn renumbered() -> Error {
+    Error::conflict(
+        "a batch was refused while later ones were in flight on a connection that broke: what is \
+         stored of them is known to the broker alone; build this named producer again",
+    )
 }
 
 /// Whether what ended a stream can heal.

@@ -32,11 +32,12 @@ use tokio::sync::Notify;
 pub use builder::ProducerBuilder;
 pub use delivery::Delivery;
 
-use crate::{Error, Message, client::MAX_TRANSPORT_MESSAGE};
+use crate::{Error, Message};
 use window::{Clock, Resume, Window};
 
-/// Largest message a producer takes: what fits the transport beside a batch's header.
-const MAX_MESSAGE_BYTES: usize = MAX_TRANSPORT_MESSAGE - (64 << 10);
+/// Largest message a producer takes: what fits the largest batch that a broker takes, beside its
+/// header. A larger one would end the whole stream.
+const MAX_MESSAGE_BYTES: usize = (17 << 20) - (64 << 10);
 
 /// How much a sender may take in before other tasks of its thread run.
 const YIELD_BYTES: usize = 128 << 10;

@@ -16,8 +16,16 @@
 //! Sequences: a lane's parcels are numbered without a hole from `acked`, the count of messages
 //! that are known to be stored. A parcel that was certainly not stored leaves no hole, because
 //! those behind it are refused by the broker as a gap, come back, and are numbered anew. A
-//! parcel whose fate is unknown goes again under the number it had: either nothing behind it
-//! is stored, then the count gives it the same number, or something is, then it keeps its own.
+//! parcel whose fate is unknown goes again under the number it had: if something behind it is
+//! stored, so is it, and it keeps its number; if nothing is, the count gives it the same number,
+//! unless a parcel before it was dropped.
+//!
+//! In that last case a copy of it may still be on its way on the lost connection, under a number
+//! that another parcel gets now: it would be stored twice, and the other one be taken for a
+//! duplicate. So a nameless producer raises its epoch with each lost stream, which fences every such
+//! copy as soon as anything of the new epoch is stored; before that, the copy is a gap. A named
+//! producer cannot raise its epoch without fencing whoever has taken the name since, so it ends
+//! with a conflict. Under another producer id nothing is sent again that may be stored.
 
 mod filling;
 mod parcel;
@@ -85,6 +93,9 @@ pub(super) struct Window {
     parked: Vec<u32>,
     bytes: usize,
     sticky: Sticky,
+    /// A named producer would have to give a number to another parcel while a copy of the first
+    /// may be on its way.
+    unsafe_numbers: bool,
 }
 
 #[derive(Debug, Default)]
@@ -174,6 +185,7 @@ impl Window {
             parked: Vec::new(),
             bytes: 0,
             sticky: Sticky::new(partitions.max(1), seed),
+            unsafe_numbers: false,
         };
         window.set_partitions(partitions.max(1));
         window
@@ -195,6 +207,7 @@ impl Window {
             "the stream of the old identity is gone"
         );
         self.identity = identity;
+        self.give_up_unknown();
         for lane in &mut self.lanes {
             (lane.acked, lane.next, lane.predicted) = (0, 0, 0);
         }
@@ -205,6 +218,34 @@ impl Window {
             };
             (lane.acked, lane.next, lane.predicted) = (stored.count, stored.count, stored.count);
             lane.at_start = *stored;
+        }
+    }
+
+    /// Whether the numbers cannot go on safely: the producer must end.
+    pub(super) fn has_unsafe_numbers(&self) -> bool {
+        self.unsafe_numbers
+    }
+
+    /// Under a new identity nobody could tell that a batch is stored already: what may be is not
+    /// sent again.
+    fn give_up_unknown(&mut self) {
+        let is_unknown = |parcel: &Parcel| {
+            (parcel.maybe_stored || parcel.was_lost) && matches!(parcel.body, Body::Batch { .. })
+        };
+        let mut unknown = Vec::new();
+        let mut sort = |queue: &mut VecDeque<Parcel>| {
+            let (gone, kept): (Vec<_>, Vec<_>) = queue.drain(..).partition(is_unknown);
+            queue.extend(kept);
+            unknown.extend(gone);
+        };
+        for lane in &mut self.lanes {
+            sort(&mut lane.again);
+            sort(&mut lane.waiting);
+        }
+        sort(&mut self.queue);
+        for parcel in unknown {
+            let why = "the connection broke, and the broker has forgotten this producer";
+            self.finish(&parcel, Outcome::Failed(Error::unknown(why)));
         }
     }
 
@@ -255,10 +296,18 @@ impl Window {
     pub(super) fn next(&mut self, now: Instant) -> Next<'_> {
         let due = self.release_due(now);
         loop {
+            if self.unsafe_numbers {
+                return Next::Wait(None);
+            }
             if let Some(parcel) = self.queue.pop_front() {
                 let lane = &mut self.lanes[parcel.lane as usize];
                 if lane.stalled {
                     lane.waiting.push_back(parcel);
+                    continue;
+                }
+                if self.settings.named && lane.moves(&parcel) {
+                    self.unsafe_numbers = true;
+                    self.queue.push_front(parcel);
                     continue;
                 }
                 self.stamp_and_fly(parcel);
@@ -320,8 +369,7 @@ impl Window {
 
     fn stamp_and_fly(&mut self, mut parcel: Parcel) {
         let lane = &mut self.lanes[parcel.lane as usize];
-        // A batch behind this one is stored, so this one is too: only its answer is missing.
-        let stored = parcel.maybe_stored && parcel.ordinal < lane.acked;
+        let stored = lane.has(&parcel);
         if let (Body::Batch { records, .. }, Some(identity)) = (&mut parcel.body, self.identity) {
             if !stored {
                 parcel.ordinal = lane.next;
@@ -456,11 +504,16 @@ impl Window {
 
     /// The stream broke: what was in flight goes again, in the same order.
     pub(super) fn lost(&mut self, why: &Error) {
+        let any = !self.in_flight.is_empty();
+        if let Some(identity) = self.identity.as_mut().filter(|_| any && !self.settings.named) {
+            identity.epoch = identity.epoch.saturating_add(1);
+        }
         while let Some(mut parcel) = self.in_flight.pop_front() {
             let place = parcel.lane;
             let lane = &mut self.lanes[place as usize];
             lane.in_flight -= 1;
             parcel.maybe_stored = true;
+            parcel.was_lost = true;
             if parcel.resendable() {
                 lane.stalled = true;
                 lane.again.push_back(parcel);
@@ -530,6 +583,19 @@ impl Window {
             .map(|parcel| parcel.completion.clone())
             .chain(open)
             .collect()
+    }
+}
+
+impl Lane {
+    /// A batch behind this one is stored, so this one is too: only its answer is missing.
+    fn has(&self, parcel: &Parcel) -> bool {
+        parcel.maybe_stored && parcel.ordinal < self.acked
+    }
+
+    /// Whether a parcel of which a copy may still be on its way would get another number.
+    fn moves(&self, parcel: &Parcel) -> bool {
+        let is_batch = matches!(parcel.body, Body::Batch { .. });
+        is_batch && parcel.was_lost && !self.has(parcel) && parcel.ordinal != self.next
     }
 }
 

@@ -59,6 +59,8 @@ pub(in crate::producer) struct Parcel {
     pub(super) attempts: u32,
     /// An attempt went unanswered, so it may be stored whatever later attempts are told.
     pub(super) maybe_stored: bool,
+    /// A copy of it may still be on its way on a stream that was lost.
+    pub(super) was_lost: bool,
     /// Why it was refused last.
     pub(super) refused: Option<Error>,
 }
@@ -139,6 +141,7 @@ impl Parcel {
             ordinal: 0,
             attempts: 0,
             maybe_stored: false,
+            was_lost: false,
             refused: None,
         }
     }
