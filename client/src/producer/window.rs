@@ -505,7 +505,11 @@ impl Window {
     /// The stream broke: what was in flight goes again, in the same order.
     pub(super) fn lost(&mut self, why: &Error) {
         let any = !self.in_flight.is_empty();
-        if let Some(identity) = self.identity.as_mut().filter(|_| any && !self.settings.named) {
+        if let Some(identity) = self
+            .identity
+            .as_mut()
+            .filter(|_| any && !self.settings.named)
+        {
             identity.epoch = identity.epoch.saturating_add(1);
         }
         while let Some(mut parcel) = self.in_flight.pop_front() {
@@ -587,9 +591,10 @@ impl Window {
 }
 
 impl Lane {
-    /// A batch behind this one is stored, so this one is too: only its answer is missing.
+    /// A batch behind this one is stored, so this one is too: only its answer is missing. That
+    /// holds even if it was refused as a gap since: a copy from a lost stream may have come later.
     fn has(&self, parcel: &Parcel) -> bool {
-        parcel.maybe_stored && parcel.ordinal < self.acked
+        (parcel.maybe_stored || parcel.was_lost) && parcel.ordinal < self.acked
     }
 
     /// Whether a parcel of which a copy may still be on its way would get another number.
