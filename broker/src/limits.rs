@@ -81,6 +81,9 @@ pub const DEFAULT_PAGE_SIZE: u32 = 100;
 pub const DEFAULT_IN_FLIGHT_BYTES: usize = 64 << 20;
 /// Requests of one publish stream that wait for their answer.
 pub const MAX_STREAM_IN_FLIGHT: usize = 8_192;
+/// Results of a publish stream that wait for a client that does not read them; then the stream
+/// takes nothing more.
+pub const MAX_STREAM_UNREAD_RESULTS: usize = 1_000_000;
 /// A batch that the broker builds is closed at this size, bytes.
 pub const BATCH_BYTES: usize = 256 << 10;
 /// A read answer carries about this much, bytes.

@@ -191,6 +191,42 @@ async fn a_stream_that_breaks_behind_good_requests_says_why() {
     broker.assert_serves();
 }
 
+/// A client that does not read its results has only so many stored; once it reads, it gets all.
+#[tokio::test]
+async fn results_that_nobody_reads_stop_the_stream() {
+    const REQUESTS: u64 = 60;
+    const EACH: u64 = 25_000;
+    let mut broker = Fixture::new();
+    let mut api = broker.api().await;
+    api.create("orders", 1).await;
+    let mut requests = vec![open("orders")];
+    requests.extend((0..REQUESTS).map(|_| messages(vec![message(0, ""); EACH as usize])));
+    let answers = api.publisher.publish_stream(tokio_stream::iter(requests));
+    let mut answers = answers.await.unwrap().into_inner();
+    // Until the broker stops, or clearly does not.
+    let (mut end, mut still) = (0, 0);
+    while still < 8 {
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+        let now = broker
+            .cli
+            .run(&["topic", "describe", "orders", "-o", "json"])
+            .json();
+        let now = now["partition_list"][0]["high_watermark"].as_u64().unwrap();
+        still = if now == end && now > 0 { still + 1 } else { 0 };
+        end = now;
+    }
+    assert!(end < REQUESTS * EACH, "{end} are stored");
+    let mut results = 0;
+    while let Some(answer) = answers.next().await {
+        match answer.unwrap().kind {
+            Some(publish_stream_response::Kind::Results(some)) => results += some.results.len(),
+            other => panic!("not results: {other:?}"),
+        }
+    }
+    assert_eq!(results as u64, REQUESTS * EACH);
+    broker.assert_serves();
+}
+
 /// Compression belongs into batches; a compressed gRPC message is refused, and says so.
 #[tokio::test]
 async fn compressed_grpc_messages_are_refused_clearly() {

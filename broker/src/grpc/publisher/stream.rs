@@ -7,7 +7,7 @@ use aqueduct_proto::v1::{
     publish_stream_request::Kind,
 };
 use futures::{FutureExt as _, Stream, StreamExt as _, stream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -15,7 +15,9 @@ use super::wire::{batch, decode_message, decode_messages, encode_batch, encode_r
 use crate::{
     error::Refusal,
     grpc::status::status,
-    limits::{BATCH_BYTES, MAX_MESSAGES_PER_REQUEST, MAX_STREAM_IN_FLIGHT},
+    limits::{
+        BATCH_BYTES, MAX_MESSAGES_PER_REQUEST, MAX_STREAM_IN_FLIGHT, MAX_STREAM_UNREAD_RESULTS,
+    },
     publish::{Incoming, PendingBatch, PendingMessages},
     services::Services,
 };
@@ -51,6 +53,16 @@ enum InFlight {
 }
 
 impl InFlight {
+    /// How many results it will have.
+    fn results(&self) -> usize {
+        match self {
+            InFlight::Messages { counts, .. } | InFlight::RefusedMessages { counts, .. } => {
+                counts.iter().sum()
+            }
+            InFlight::Batch { .. } | InFlight::RefusedBatch { .. } | InFlight::End(_) => 1,
+        }
+    }
+
     /// Waits for the partitions and says what they said.
     async fn answers(self) -> Answers {
         match self {
@@ -79,7 +91,8 @@ impl InFlight {
             } => {
                 let refused = encode_result((0, Err(refusal)));
                 let answer = |(count, request): (usize, u64)| {
-                    Ok(results(request, vec![refused.clone(); count.max(1)]))
+                    let count = count.clamp(1, MAX_MESSAGES_PER_REQUEST);
+                    Ok(results(request, vec![refused.clone(); count]))
                 };
                 counts.into_iter().zip(first..).map(answer).collect()
             }
@@ -107,7 +120,9 @@ pub(super) struct Intake {
     topic: String,
     /// Number of the next request.
     number: u64,
-    in_flight: mpsc::Sender<InFlight>,
+    in_flight: mpsc::Sender<(InFlight, OwnedSemaphorePermit)>,
+    /// Results that may wait for a client that does not read them.
+    unread: Arc<Semaphore>,
 }
 
 impl Intake {
@@ -124,10 +139,18 @@ impl Intake {
             topic: String::new(),
             number: 0,
             in_flight,
+            unread: Arc::new(Semaphore::new(MAX_STREAM_UNREAD_RESULTS)),
         };
         tokio::spawn(intake.run());
-        let answers = ReceiverStream::new(handed_over).then(InFlight::answers);
-        answers.flat_map(stream::iter)
+        let answers = ReceiverStream::new(handed_over)
+            .then(|(in_flight, permit)| async { (in_flight.answers().await, permit) });
+        answers.flat_map(|(answers, permit)| {
+            stream::iter(answers.into_iter().map(move |answer| {
+                // Given back when the last of them is taken.
+                let _ = &permit;
+                answer
+            }))
+        })
     }
 
     async fn run(mut self) {
@@ -148,12 +171,27 @@ impl Intake {
                 Kind::Messages(messages) => self.take_messages(messages).await,
                 Kind::Batch(batch) => self.take_batch(batch).await,
             };
-            if self.in_flight.send(handed_over).await.is_err() {
+            if !self.hand_over(handed_over).await {
                 return;
             }
         };
-        // If the client is gone, nobody asks how it ended.
-        let _ = self.in_flight.send(InFlight::End(end)).await;
+        self.hand_over(InFlight::End(end)).await;
+    }
+
+    /// Queues what will be answered, once there is room for its results; false if the client is
+    /// gone.
+    async fn hand_over(&self, in_flight: InFlight) -> bool {
+        let results = in_flight.results().clamp(1, MAX_STREAM_UNREAD_RESULTS);
+        let results = u32::try_from(results).unwrap_or(u32::MAX);
+        let permit = tokio::select! {
+            permit = self.unread.clone().acquire_many_owned(results) => permit,
+            () = self.in_flight.closed() => return false,
+        };
+        match permit {
+            Ok(permit) => self.in_flight.send((in_flight, permit)).await.is_ok(),
+            // It is never closed.
+            Err(_) => false,
+        }
     }
 
     /// The next request; `None` when the client has closed its side or is gone.
