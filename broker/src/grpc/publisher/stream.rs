@@ -145,10 +145,9 @@ impl Intake {
         let answers = ReceiverStream::new(handed_over)
             .then(|(in_flight, permit)| async { (in_flight.answers().await, permit) });
         answers.flat_map(|(answers, permit)| {
-            stream::iter(answers.into_iter().map(move |answer| {
-                // Given back when the last of them is taken.
+            // The permit is given back when the last of them is taken.
+            stream::iter(answers.into_iter().inspect(move |_| {
                 let _ = &permit;
-                answer
             }))
         })
     }
