@@ -117,6 +117,10 @@ class Ownership:
             owned.requested = owned.done
         return [Position(owned.partition, owned.epoch, owned.requested) for owned in due]
 
+    def has_due(self) -> bool:
+        """Something is done for which no commit was sent."""
+        return any(owned.done > owned.requested for owned in self._owned.values())
+
     def committed(self, position: Position) -> None:
         """A commit was confirmed (or the group is further already)."""
         owned = self._matching(position.partition, position.epoch)

@@ -490,7 +490,11 @@ class Consumer:
                 await stream.write(beat)
                 next_sign = now + self._heartbeat
             if self._closing and not self._commits and not self._unanswered:
-                return await stream.done_writing()
+                # An answer may have come while something else was written: then the last commit
+                # has not been sent yet.
+                if not (self._options.auto_commit and self._ownership.has_due()):
+                    return await stream.done_writing()
+                continue
             next_sign = min(next_sign, now + self._heartbeat)
             until = min(next_sign, next_commit) if self._options.auto_commit else next_sign
             if self._ownership.leaving():
