@@ -420,7 +420,8 @@ impl Owner {
             dedup_window_ms,
         });
         let data = Command::data(tick);
-        // Without room the machine's time stands still, and ids are known for longer.
+        // Without room the machine's time stands still: ids that are known stay known for longer,
+        // and what is stored meanwhile is stamped too early, so its window is shorter.
         if self.reserve(stored_len(data.payload.len())).is_ok() {
             self.ticked_ms = now_ms;
             self.propose(data, Waiting::Nobody).await;
