@@ -73,6 +73,27 @@ impl Machine for MetadataMachine {
     }
 }
 
+/// Space for a command, kept until it is applied or given up. An append takes only batches off
+/// what is reserved, so whoever reserves for a command gives it back.
+struct Room<'a> {
+    log: &'a Log,
+    bytes: u64,
+}
+
+impl Room<'_> {
+    fn keep(log: &Log, bytes: u64) -> Result<Room<'_>, Refusal> {
+        let reserved = log.reserve_to_free(bytes);
+        reserved.map_err(|error| no_room(&error))?;
+        Ok(Room { log, bytes })
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.log.unreserve(self.bytes);
+    }
+}
+
 impl Metadata {
     /// Starts the group on the current runtime.
     ///
@@ -110,8 +131,7 @@ impl Metadata {
             payload,
         };
         // An append that finds no room would stop the group for good.
-        let reserved = self.log.reserve_to_free(stored_len(data.payload.len()));
-        reserved.map_err(|error| no_room(&error))?;
+        let _room = Room::keep(&self.log, stored_len(data.payload.len()))?;
         let pending = self.engine.propose(data).await.map_err(refusal)?;
         match pending.await.map_err(refusal)? {
             Reply::Answer(answer) => Answer::decode(answer)

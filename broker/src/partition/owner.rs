@@ -179,14 +179,13 @@ impl Owner {
             return drop(answer.send(Ok(start)));
         }
         let data = Command::data(Change::Trim(before));
-        // An append that finds no room would stop the partition for good.
-        let reserved = self
-            .shared
-            .log
-            .reserve_to_free(stored_len(data.payload.len()));
-        if let Err(error) = reserved {
+        // An append that finds no room would stop the partition for good. Only asked, not kept: an
+        // append takes batches off what is reserved, commands use the log's headroom.
+        let bytes = stored_len(data.payload.len());
+        if let Err(error) = self.shared.log.reserve_to_free(bytes) {
             return drop(answer.send(Err(no_room(&error))));
         }
+        self.shared.log.unreserve(bytes);
         self.propose(data, Waiting::Trim { answer }).await;
     }
 
@@ -422,7 +421,9 @@ impl Owner {
         let data = Command::data(tick);
         // Without room the machine's time stands still: ids that are known stay known for longer,
         // and what is stored meanwhile is stamped too early, so its window is shorter.
-        if self.reserve(stored_len(data.payload.len())).is_ok() {
+        let bytes = stored_len(data.payload.len());
+        if self.reserve(bytes).is_ok() {
+            self.shared.log.unreserve(bytes);
             self.ticked_ms = now_ms;
             self.propose(data, Waiting::Nobody).await;
         }
