@@ -5,6 +5,8 @@
 
 pub(crate) mod groups;
 pub(crate) mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{io, sync::Arc};
 
