@@ -108,6 +108,8 @@ pub const DEFAULT_DEDUP_WINDOW: Duration = Duration::from_secs(600);
 pub const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
 /// Commas and braces of one JSON body, which bound the memory that it becomes.
 pub const MAX_JSON_ELEMENTS: usize = 2_000_000;
+/// gRPC messages above 16 KiB of which a part has arrived, whole node, bytes.
+pub const MAX_ARRIVING_BYTES: usize = 1 << 30;
 /// HTTP bodies above 64 KiB that are being read or worked on, whole node, bytes.
 pub const MAX_BODIES_BYTES: usize = 256 << 20;
 /// How long the body of an HTTP request may take at any rate.

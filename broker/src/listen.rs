@@ -219,6 +219,7 @@ pub(crate) struct Doors {
     grpc: grpc::Service,
     http: Arc<Door>,
     services: Arc<Services>,
+    arrivals: grpc::Arrivals,
     /// Whose connection it is.
     peer: Option<Peer>,
 }
@@ -231,6 +232,7 @@ impl Doors {
             http: Arc::new(Door::new(grpc.clone(), services.clone())?),
             grpc,
             services,
+            arrivals: grpc::Arrivals::default(),
             peer: None,
         })
     }
@@ -244,13 +246,16 @@ impl Doors {
     }
 }
 
+/// The body of a gRPC request, bounded with all others.
+type Arriving = grpc::Arriving<Incoming>;
+
 /// An answer to come.
 #[expect(
     clippy::large_enum_variant,
     reason = "a gRPC call, which is the hot path, needs no allocation this way"
 )]
 pub(crate) enum Answering {
-    Grpc(<grpc::Service as Service<Request<Incoming>>>::Future),
+    Grpc(<grpc::Service as Service<Request<Arriving>>>::Future),
     Other(Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>),
 }
 
@@ -268,6 +273,7 @@ impl hyper::service::Service<Request<Incoming>> for Doors {
         let span = telemetry::enabled().then(|| telemetry::span(door, &request));
         let answering = if is_grpc {
             self.services.stats.grpc_requests.fetch_add(1, Relaxed);
+            let request = request.map(|body| Arriving::new(body, self.arrivals.clone()));
             Answering::Grpc(self.grpc.clone().call(request))
         } else {
             let door = self.http.clone();

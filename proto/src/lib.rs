@@ -14,6 +14,9 @@ pub mod record;
 pub mod compression;
 pub mod crc;
 
+#[cfg(feature = "grpc")]
+pub mod codec;
+
 pub mod attributes;
 pub mod names;
 pub mod partitioner;

@@ -227,6 +227,35 @@ async fn results_that_nobody_reads_stop_the_stream() {
     broker.assert_serves();
 }
 
+/// A request of ten million empty messages is small on the wire and gigabytes in memory.
+#[tokio::test]
+async fn a_request_of_countless_messages_is_refused_before_it_is_built() {
+    let mut broker = Fixture::new();
+    let mut api = broker.api().await;
+    api.create("orders", 1).await;
+    // Field 2, length 0, over and over; and headers without end in one message.
+    let countless = [0x12, 0].repeat(10_000_000);
+    let mut headers = vec![0x12];
+    let inside = [0x1a, 0].repeat(9_000_000);
+    prost::encoding::encode_varint(inside.len() as u64, &mut headers);
+    headers.extend(inside);
+    for (request, what) in [
+        (countless, "messages: more than"),
+        (headers, "headers: more than"),
+    ] {
+        let mut frame = vec![0];
+        frame.extend(u32::try_from(request.len()).unwrap().to_be_bytes());
+        frame.extend(request);
+        let refused = raw_call(&mut api, None, frame).await;
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        assert!(refused.message().starts_with(what), "{refused:?}");
+    }
+    let cost = broker.cli.run(&["status", "-o", "json"]).json();
+    let peak = cost["rss_peak_bytes"].as_u64().unwrap();
+    assert!(peak < 400 << 20, "{peak} bytes at the peak");
+    broker.assert_serves();
+}
+
 /// Compression belongs into batches; a compressed gRPC message is refused, and says so.
 #[tokio::test]
 async fn compressed_grpc_messages_are_refused_clearly() {

@@ -1,5 +1,6 @@
 //! The gRPC door: decodes, calls, encodes. Holds no rules.
 
+mod arriving;
 mod consumer;
 mod groups;
 mod ops;
@@ -19,6 +20,7 @@ use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder;
 
+pub(crate) use self::arriving::{Arrivals, Arriving};
 use self::{
     consumer::Consumer, groups::Groups, ops::Ops, publisher::Publisher, reader::Reader,
     topics::Topics,
