@@ -11,11 +11,12 @@ use std::{
     collections::VecDeque,
     fmt::Debug,
     io,
-    ops::{Bound, RangeBounds},
+    ops::{Bound, Range, RangeBounds},
     sync::Arc,
 };
 
 use aqueduct_storage::{Log, NewEntry};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use openraft::{
     OptionalSend, RaftLogReader,
     entry::RaftEntry as _,
@@ -61,7 +62,7 @@ impl Tail {
     }
 
     /// The entries of `range` if the tail holds the first of them.
-    fn read(&self, range: &std::ops::Range<u64>) -> Option<Vec<RaftEntry>> {
+    fn read(&self, range: &Range<u64>) -> Option<Vec<RaftEntry>> {
         let first = self.entries.front()?.index();
         if range.start < first {
             return None;
@@ -92,7 +93,7 @@ impl LogStore {
         self.tail.clone()
     }
 
-    fn bounds(&self, range: &impl RangeBounds<u64>) -> std::ops::Range<u64> {
+    fn bounds(&self, range: &impl RangeBounds<u64>) -> Range<u64> {
         let start = match range.start_bound() {
             Bound::Included(start) => *start,
             Bound::Excluded(start) => start + 1,
@@ -107,7 +108,7 @@ impl LogStore {
         start.max(self.log.first_index())..end.min(log_end)
     }
 
-    fn read(&self, range: std::ops::Range<u64>, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
+    fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
@@ -136,6 +137,28 @@ impl RaftLogReader<TypeConfig> for LogStore {
             entries.extend(more);
         }
         Ok(entries)
+    }
+
+    /// Read by read: a start applies everything since the last checkpoint, which need not fit
+    /// into memory.
+    async fn entries_stream<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<RaftEntry, io::Error>> + OptionalSend {
+        let begin = (self.clone(), self.bounds(&range));
+        let reads = stream::try_unfold(
+            begin,
+            |(store, mut range): (LogStore, Range<u64>)| async move {
+                let more = store.read(range.clone(), READ_BYTES)?;
+                let Some(last) = more.last() else {
+                    return Ok::<_, io::Error>(None);
+                };
+                range.start = last.index() + 1;
+                let entries = stream::iter(more.into_iter().map(Ok));
+                Ok(Some((entries, (store, range))))
+            },
+        );
+        reads.try_flatten().boxed()
     }
 
     async fn limited_get_log_entries(
