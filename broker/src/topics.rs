@@ -32,7 +32,7 @@ use crate::{
     config::Config,
     error::Refusal,
     metadata::{
-        METADATA_GROUP, Metadata,
+        METADATA_GROUP, Metadata, no_room,
         state::{Change, CreateTopic, Topic, TopicConfig, UpdateTopic},
     },
     partition::{Partition, Place},
@@ -184,7 +184,7 @@ impl Topics {
                 let (name, view) = (name.clone(), self.metadata.view().clone());
                 let id = log.id();
                 let start = Partition::start(name, number, topic.config, log, view);
-                async move { self.shards.run(id, start).await }
+                async move { self.shards.run(id, start).await? }
             });
         let started: Vec<Partition> = futures::stream::iter(starts)
             .buffered(STARTS_AT_A_TIME)
@@ -342,9 +342,16 @@ impl Topics {
             .await
     }
 
+    /// Refuses partitions that the disk has no room for before they are agreed on.
+    fn check_room(&self, new: u32) -> Result<(), Refusal> {
+        let room = self.store.check_room_for_logs(new.into());
+        room.map_err(|error| no_room(&error))
+    }
+
     async fn carry_out_create(&self, create: CreateTopic) -> Result<Topic, Refusal> {
         let name = create.name.clone();
         self.settle(&name).await?;
+        self.check_room(create.partitions)?;
         let outcome = self.metadata.propose(Change::CreateTopic(create)).await?;
         let topic = topic_of(outcome, &name, None)?;
         self.run(topic.clone(), Vec::new())
@@ -387,6 +394,8 @@ impl Topics {
             return Ok(changed.0);
         }
         let (topic, partitions) = changed;
+        let running = live.partitions.len() as u32;
+        self.check_room(partitions.saturating_sub(running))?;
         let update = UpdateTopic {
             name: topic.name,
             partitions,

@@ -308,6 +308,15 @@ impl Pool {
             .map_or(disk, |max| disk.min(max.saturating_sub(used)))
     }
 
+    /// Whether new files of this size could be had, spares included. Says nothing about later.
+    pub(crate) fn check_room(&self, wanted: u64) -> Result<(), Error> {
+        let free = self.free_bytes() + self.spares.lock().bytes;
+        if wanted > free {
+            return Err(Error::Full { wanted, free });
+        }
+        Ok(())
+    }
+
     pub(crate) fn used_bytes(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }

@@ -316,6 +316,16 @@ impl Store {
         self.owner.logs.lock().keys().copied().collect()
     }
 
+    /// Whether there is room for the first segments of so many new logs, as of now.
+    ///
+    /// # Errors
+    /// `Full`.
+    pub fn check_room_for_logs(&self, count: u64) -> Result<(), Error> {
+        let shared = &self.owner.shared;
+        let wanted = shared.options.first_segment_bytes.saturating_mul(count);
+        shared.pool.check_room(wanted)
+    }
+
     /// Creates logs, durable on return; one sync for all of them. A log that exists is opened.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aqueduct_proto::v1::{TrimTopicRequest, trim_topic_request::Before};
+use aqueduct_proto::v1::{CreateTopicRequest, Topic, TrimTopicRequest, trim_topic_request::Before};
 use aqueduct_tests::grpc::{Refused, message};
 use bytes::Bytes;
 use tonic::Code;
@@ -40,6 +40,20 @@ async fn full_is_an_answer_and_room_is_noticed() {
     refusal.is(Code::ResourceExhausted, "DISK_FULL");
     assert!(stored > 50, "only {stored} messages fit into 64 MiB");
 
+    // Nor are there new partitions: they would come up and serve nothing.
+    let create = CreateTopicRequest {
+        topic: Some(Topic {
+            name: "later".to_owned(),
+            partitions: 16,
+            ..Topic::default()
+        }),
+        validate_only: false,
+    };
+    let refused = api.topics.create_topic(create.clone()).await.unwrap_err();
+    Refused::from_status(&refused).is(Code::ResourceExhausted, "DISK_FULL");
+    let missing = broker.cli.run(&["topic", "describe", "later"]);
+    assert_eq!(missing.code, 3, "it was not agreed on: {missing:?}");
+
     let all = broker.cli.read_all("orders");
     assert_eq!(
         all.len() as u64,
@@ -75,6 +89,13 @@ async fn full_is_an_answer_and_room_is_noticed() {
         assert!(tries < 300, "writing does not resume");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    api.topics.create_topic(create).await.unwrap();
+    let answer = api
+        .publisher
+        .publish(request("later", vec![message(0, value.clone())]))
+        .await
+        .unwrap();
+    assert!(answer.get_ref().results[0].error.is_none(), "{answer:?}");
     let next = broker.cli.read_all("orders");
     assert_eq!(
         next.last().unwrap().offset,

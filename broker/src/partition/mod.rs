@@ -57,6 +57,8 @@ use crate::{
     },
 };
 
+/// What a new log takes before its first command: its membership and the leader's first entry.
+const FIRST_ENTRIES_BYTES: u64 = 4 << 10;
 /// Requests that may wait for the owner; the bytes they carry are bounded by permits.
 const INBOX: usize = 1_024;
 
@@ -291,13 +293,22 @@ impl Partition {
     ///
     /// A log with damage in what must be applied is served read-only: what can be read is, and
     /// publishing is refused.
+    ///
+    /// # Errors
+    /// If the log is new and the disk has no room for its first segment.
     pub(crate) async fn start(
         topic: Arc<str>,
         number: u32,
         config: TopicConfig,
         log: Log,
         view: metadata::View,
-    ) -> Partition {
+    ) -> io::Result<Partition> {
+        if log.last_id().is_none() {
+            // An append that finds no room would make a partition that serves nothing until the
+            // next start. Only asked: the segment that is taken for it stays with the log.
+            log.reserve(FIRST_ENTRIES_BYTES).map_err(io::Error::other)?;
+            log.unreserve(FIRST_ENTRIES_BYTES);
+        }
         let shared = Arc::new(Shared {
             topic,
             number,
@@ -320,11 +331,11 @@ impl Partition {
                 ..
             } = damage;
             shared.serve_read_only(&format!("{file} at byte {position}: {why}"));
-            return Partition {
+            return Ok(Partition {
                 shared,
                 inbox,
                 engine: None,
-            };
+            });
         }
         let machine = PartitionMachine(shared.clone());
         let engine: Arc<dyn ReplicaEngine> = match Replica::start(1, log, machine).await {
@@ -332,20 +343,20 @@ impl Partition {
             // One partition that does not come up must not keep the others from serving.
             Err(error) => {
                 shared.serve_read_only(&error.to_string());
-                return Partition {
+                return Ok(Partition {
                     shared,
                     inbox,
                     engine: None,
-                };
+                });
             }
         };
         let owner = Owner::new(shared.clone(), engine.clone(), messages, view);
         tokio::spawn(owner.run());
-        Partition {
+        Ok(Partition {
             shared,
             inbox,
             engine: Some(engine),
-        }
+        })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -453,7 +464,11 @@ impl Partition {
 
     /// Refuses everything from now on, answers what was accepted, stops the group.
     pub(crate) async fn close(&self, why: Refusal) {
-        let Some(engine) = &self.engine else { return };
+        let Some(engine) = &self.engine else {
+            // Read-only: nobody but its readers has to hear of it.
+            *self.shared.unavailable.lock() = Some(why);
+            return self.shared.stop();
+        };
         // The inbox only refuses when the owner has already gone.
         let _ = self.inbox.send(Message::Close { why }).await;
         self.inbox.closed().await;
