@@ -225,16 +225,14 @@ pub(crate) struct Doors {
 }
 
 impl Doors {
-    /// # Errors
-    /// If the compiled descriptors cannot be read, which the build rules out.
-    pub(crate) fn new(grpc: grpc::Service, services: Arc<Services>) -> Result<Doors, String> {
-        Ok(Doors {
-            http: Arc::new(Door::new(grpc.clone(), services.clone())?),
+    pub(crate) fn new(grpc: grpc::Service, services: Arc<Services>) -> Doors {
+        Doors {
+            http: Arc::new(Door::new(grpc.clone(), services.clone())),
             grpc,
             services,
             arrivals: grpc::Arrivals::default(),
             peer: None,
-        })
+        }
     }
 
     /// The same for one connection.

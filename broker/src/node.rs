@@ -187,7 +187,7 @@ async fn start_on_shard(
         .await
         .map_err(io::Error::other)?;
     tokio::spawn(retention::run(services.clone(), config.retention_interval));
-    let doors = Doors::new(service, services.clone()).map_err(io::Error::other)?;
+    let doors = Doors::new(service, services.clone());
     let accepting = tokio::spawn(listen::accept(listener, doors, shards.clone()));
     Ok(Node {
         address,

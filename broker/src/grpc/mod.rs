@@ -6,6 +6,7 @@ mod groups;
 mod ops;
 mod publisher;
 mod reader;
+mod service;
 mod status;
 mod topics;
 
@@ -20,15 +21,16 @@ use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder;
 
-pub(crate) use self::arriving::{Arrivals, Arriving};
+pub(crate) use self::{
+    arriving::{Arrivals, Arriving},
+    service::Service,
+};
 use self::{
     consumer::Consumer, groups::Groups, ops::Ops, publisher::Publisher, reader::Reader,
     topics::Topics,
 };
 use crate::{limits::MAX_REQUEST_BYTES, services::Services};
 
-/// All services as one: a request in, an answer out. Cheap to clone, one for each connection.
-pub(crate) type Service = Routes;
 /// Where the node's health is reported.
 pub(crate) type Health = HealthReporter;
 
@@ -66,16 +68,16 @@ pub(crate) async fn routes(
     };
     let publisher = PublisherServer::new(Publisher::new(services.clone()))
         .max_decoding_message_size(MAX_REQUEST_BYTES);
-    let routes = Routes::new(health)
+    let others = Routes::new(health)
         .add_service(descriptors().build_v1()?)
         .add_service(descriptors().build_v1alpha()?)
-        .add_service(publisher)
         .add_service(ReaderServer::new(Reader::new(services.clone())))
         .add_service(TopicsServer::new(Topics::new(services.clone())))
         .add_service(GroupsServer::new(Groups::new(services.clone())))
         .add_service(ConsumerServer::new(Consumer::new(services.clone())))
         .add_service(OpsServer::new(Ops::new(services)));
-    Ok((routes.prepare(), reporter))
+    let others = others.prepare();
+    Ok((Service { publisher, others }, reporter))
 }
 
 /// Says that the node takes no more requests.

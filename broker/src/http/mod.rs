@@ -23,7 +23,7 @@ mod table;
 mod template;
 mod timeout;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{
@@ -31,7 +31,7 @@ use http::{
 };
 use http_body_util::{Full, StreamBody};
 use tokio::time::Instant;
-use tonic::{Code, body::Body, service::Routes};
+use tonic::{Code, body::Body};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer as _, Service as _};
 
@@ -43,7 +43,7 @@ use self::{
     status::Problem,
     table::{Found, Page, Table, Target},
 };
-use crate::{error::reason, limits::MAX_REQUEST_BYTES, metrics, services::Services};
+use crate::{error::reason, grpc::Service, limits::MAX_REQUEST_BYTES, metrics, services::Services};
 
 /// What an answer's body is, on both doors.
 pub(crate) type AnswerBody = Body;
@@ -53,31 +53,46 @@ const LARGE_JSON: usize = 256 << 10;
 
 /// The door. Shared by all connections.
 pub(crate) struct Door {
-    schema: Arc<Schema>,
-    table: Arc<Table>,
-    grpc: Routes,
-    web: GrpcWebService<Routes>,
+    api: OnceLock<Result<Arc<Api>, String>>,
+    grpc: Service,
+    web: GrpcWebService<Service>,
     services: Arc<Services>,
     budget: Budget,
-    openapi: Bytes,
+}
+
+/// What JSON needs to know of the methods. It takes megabytes, so a node that is only spoken to in
+/// gRPC, or only scraped, does without.
+struct Api {
+    schema: Arc<Schema>,
+    table: Table,
+}
+
+impl Api {
+    /// # Errors
+    /// If the compiled descriptors cannot be read, which the tests rule out.
+    fn load() -> Result<Arc<Api>, String> {
+        let schema = Schema::load()?;
+        let table = Table::new(&schema)?;
+        let schema = Arc::new(schema);
+        Ok(Arc::new(Api { schema, table }))
+    }
 }
 
 impl Door {
-    /// # Errors
-    /// If the compiled descriptors cannot be read, which the build rules out.
-    pub(crate) fn new(grpc: Routes, services: Arc<Services>) -> Result<Door, String> {
-        let schema = Schema::load()?;
-        let table = Table::new(&schema)?;
-        let openapi = openapi::document(&schema).to_string().into();
-        Ok(Door {
-            schema: Arc::new(schema),
-            table: Arc::new(table),
+    pub(crate) fn new(grpc: Service, services: Arc<Services>) -> Door {
+        Door {
+            api: OnceLock::new(),
             web: GrpcWebLayer::new().layer(grpc.clone()),
             grpc,
             services,
             budget: Budget::new(),
-            openapi,
-        })
+        }
+    }
+
+    /// Loaded by the first request that needs it.
+    fn api(&self) -> Result<&Arc<Api>, Problem> {
+        let api = self.api.get_or_init(Api::load).as_ref();
+        api.map_err(|why| Problem::internal(why.clone()))
     }
 
     /// Answers whatever is not gRPC.
@@ -114,7 +129,7 @@ impl Door {
             let message = "gRPC needs HTTP/2; over HTTP/1.1 there are gRPC-Web and JSON";
             return Err(unsupported(message));
         }
-        let (target, captures) = match self.table.find(&parts.method, parts.uri.path()) {
+        let (target, captures) = match self.find(&parts)? {
             Found::Target(target, captures) => (target, captures),
             Found::OtherVerbs(allow) if parts.method == Verb::OPTIONS => {
                 return Ok(options(&allow));
@@ -152,6 +167,14 @@ impl Door {
         }
     }
 
+    fn find(&self, parts: &Parts) -> Result<Found, Problem> {
+        let path = parts.uri.path();
+        if let Some(page) = table::plain_page(&parts.method, path) {
+            return Ok(Found::Target(Target::Page(page), Vec::new()));
+        }
+        Ok(self.api()?.table.find(&parts.method, path))
+    }
+
     /// A method with a JSON request.
     async fn call_json(
         &self,
@@ -161,7 +184,8 @@ impl Door {
         body: &Bytes,
         deadline: Option<Instant>,
     ) -> Result<Response<Body>, Problem> {
-        let of = &self.schema.methods[method];
+        let api = self.api()?;
+        let of = &api.schema.methods[method];
         if of.descriptor.is_client_streaming() {
             return Err(streams_only(of.descriptor.full_name()));
         }
@@ -170,7 +194,7 @@ impl Door {
         }
         let query = parts.uri.query();
         let framed = if body.len() < LARGE_JSON {
-            let message = request::message(of, self.table.rule(rule), &captures, query, body)?;
+            let message = request::message(of, api.table.rule(rule), &captures, query, body)?;
             frame(&message)?
         } else {
             self.read_large(method, rule, captures, query, body).await?
@@ -185,7 +209,7 @@ impl Door {
         .await;
         let answer = called.map_err(|status| self.refused(&status))?;
         if of.descriptor.is_server_streaming() {
-            let lines = answer.lines(self.schema.clone(), method, deadline);
+            let lines = answer.lines(api.schema.clone(), method, deadline);
             return Ok(respond(
                 "application/x-ndjson",
                 Body::new(StreamBody::new(lines)),
@@ -208,10 +232,10 @@ impl Door {
         query: Option<&str>,
         body: &Bytes,
     ) -> Result<Bytes, Problem> {
-        let (schema, table) = (self.schema.clone(), self.table.clone());
+        let api = self.api()?.clone();
         let (query, body) = (query.map(str::to_owned), body.clone());
         let reading = tokio::task::spawn_blocking(move || {
-            let (of, rule) = (&schema.methods[method], table.rule(rule));
+            let (of, rule) = (&api.schema.methods[method], api.table.rule(rule));
             let message = request::message(of, rule, &captures, query.as_deref(), &body)?;
             frame(&message)
         });
@@ -245,10 +269,10 @@ impl Door {
                 Ok(respond_json(b"{\"status\":\"ready\"}".to_vec()))
             }
             Page::DetailedMetrics => self.detailed_metrics(query),
-            Page::OpenApi => Ok(respond(
-                "application/json",
-                Body::new(Full::new(self.openapi.clone())),
-            )),
+            Page::OpenApi => {
+                let document = openapi::document(&self.api()?.schema).to_string();
+                Ok(respond("application/json", text(document)))
+            }
             // These are answered before.
             Page::Metrics | Page::RawPublish => Err(nothing_there(parts.uri.path())),
         }
@@ -270,7 +294,8 @@ impl Door {
     }
 
     fn refused(&self, status: &tonic::Status) -> Problem {
-        Problem::of_status(status, Some(&self.schema))
+        let api = self.api().ok();
+        Problem::of_status(status, api.map(|api| api.schema.as_ref()))
     }
 }
 

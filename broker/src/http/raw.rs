@@ -86,7 +86,7 @@ impl Door {
         is_batch: bool,
         parts: &mut Parts,
     ) -> Result<Response<Body>, Problem> {
-        let schema = &self.schema;
+        let schema = &self.api()?.schema;
         let method = &schema.methods[schema.publish];
         let extensions = std::mem::take(&mut parts.extensions);
         let from = (&parts.headers, extensions);

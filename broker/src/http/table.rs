@@ -66,6 +66,14 @@ pub(super) const PAGES: [(&str, Verb, Page); 6] = [
     ("/v1/topics/{topic}/messages", Verb::POST, Page::RawPublish),
 ];
 
+/// The page at this path, if it is one without variables: whoever looks at the node's health needs
+/// no table.
+pub(super) fn plain_page(verb: &Verb, path: &str) -> Option<Page> {
+    let found = PAGES.iter().find(|(at, _, _)| *at == path);
+    let (_, allowed, page) = found?;
+    (verb == allowed || (verb == Verb::HEAD && allowed == Verb::GET)).then_some(*page)
+}
+
 impl Table {
     /// # Errors
     /// If a template is not understood or two lead to different places.
