@@ -227,7 +227,7 @@ pub(crate) struct Doors {
 impl Doors {
     pub(crate) fn new(grpc: grpc::Service, services: Arc<Services>) -> Doors {
         Doors {
-            http: Arc::new(Door::new(grpc.clone(), services.clone())),
+            http: Arc::new(Door::new(grpc.routes(), services.clone())),
             grpc,
             services,
             arrivals: grpc::Arrivals::default(),

@@ -68,16 +68,17 @@ pub(crate) async fn routes(
     };
     let publisher = PublisherServer::new(Publisher::new(services.clone()))
         .max_decoding_message_size(MAX_REQUEST_BYTES);
-    let others = Routes::new(health)
+    let routes = Routes::new(health)
         .add_service(descriptors().build_v1()?)
         .add_service(descriptors().build_v1alpha()?)
+        .add_service(publisher.clone())
         .add_service(ReaderServer::new(Reader::new(services.clone())))
         .add_service(TopicsServer::new(Topics::new(services.clone())))
         .add_service(GroupsServer::new(Groups::new(services.clone())))
         .add_service(ConsumerServer::new(Consumer::new(services.clone())))
         .add_service(OpsServer::new(Ops::new(services)));
-    let others = others.prepare();
-    Ok((Service { publisher, others }, reporter))
+    let routes = routes.prepare();
+    Ok((Service { publisher, routes }, reporter))
 }
 
 /// Says that the node takes no more requests.

@@ -25,13 +25,25 @@ const PUBLISHER: &str = "/aqueduct.v1.Publisher/";
 #[derive(Clone)]
 pub(crate) struct Service {
     pub(super) publisher: PublisherServer<Publisher>,
-    pub(super) others: Routes,
+    /// All services.
+    pub(super) routes: Routes,
+}
+
+impl Service {
+    /// The same for callers who have a message ready and know nothing of this door.
+    pub(crate) fn routes(&self) -> Routes {
+        self.routes.clone()
+    }
 }
 
 /// An answer to come.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an allocation more for each call of the other services is what this saves"
+)]
 pub(crate) enum Calling {
     Publisher(BoxFuture<'static, Result<Response<Body>, Infallible>>),
-    Other(<Routes as tower::Service<Request<Body>>>::Future),
+    Routed(<Routes as tower::Service<Request<Body>>>::Future),
 }
 
 impl<B> tower::Service<Request<B>> for Service
@@ -52,7 +64,7 @@ where
         if request.uri().path().starts_with(PUBLISHER) {
             Calling::Publisher(self.publisher.call(request))
         } else {
-            Calling::Other(self.others.call(request))
+            Calling::Routed(self.routes.call(request))
         }
     }
 }
@@ -63,7 +75,7 @@ impl Future for Calling {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             Calling::Publisher(answer) => answer.as_mut().poll(context),
-            Calling::Other(answer) => Pin::new(answer).poll(context),
+            Calling::Routed(answer) => Pin::new(answer).poll(context),
         }
     }
 }

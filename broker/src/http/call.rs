@@ -8,11 +8,10 @@ use http::{Extensions, HeaderMap, HeaderValue, Request, Version, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full};
 use tokio::time::Instant;
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, Status, body::Body, service::Routes};
 use tower::Service as _;
 
 use super::{json::to_json, schema::Schema, status::Problem};
-use crate::grpc::Service;
 
 /// Headers that are handed on.
 const PASSED: [&str; 3] = ["traceparent", "tracestate", "authorization"];
@@ -30,7 +29,7 @@ pub(super) struct Answer {
 /// # Errors
 /// The refusal, if it comes before any message.
 pub(super) async fn call(
-    mut grpc: Service,
+    mut grpc: Routes,
     uri: &http::Uri,
     frame: Bytes,
     from: (&HeaderMap, Extensions),

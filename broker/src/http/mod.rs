@@ -31,7 +31,7 @@ use http::{
 };
 use http_body_util::{Full, StreamBody};
 use tokio::time::Instant;
-use tonic::{Code, body::Body};
+use tonic::{Code, body::Body, service::Routes};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer as _, Service as _};
 
@@ -43,7 +43,7 @@ use self::{
     status::Problem,
     table::{Found, Page, Table, Target},
 };
-use crate::{error::reason, grpc::Service, limits::MAX_REQUEST_BYTES, metrics, services::Services};
+use crate::{error::reason, limits::MAX_REQUEST_BYTES, metrics, services::Services};
 
 /// What an answer's body is, on both doors.
 pub(crate) type AnswerBody = Body;
@@ -54,8 +54,8 @@ const LARGE_JSON: usize = 256 << 10;
 /// The door. Shared by all connections.
 pub(crate) struct Door {
     api: OnceLock<Result<Arc<Api>, String>>,
-    grpc: Service,
-    web: GrpcWebService<Service>,
+    grpc: Routes,
+    web: GrpcWebService<Routes>,
     services: Arc<Services>,
     budget: Budget,
 }
@@ -79,7 +79,7 @@ impl Api {
 }
 
 impl Door {
-    pub(crate) fn new(grpc: Service, services: Arc<Services>) -> Door {
+    pub(crate) fn new(grpc: Routes, services: Arc<Services>) -> Door {
         Door {
             api: OnceLock::new(),
             web: GrpcWebLayer::new().layer(grpc.clone()),
