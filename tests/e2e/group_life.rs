@@ -1,12 +1,12 @@
-//! Consumer groups over raw gRPC: members that come back, seeks, pauses, retention, pulls, ends.
+//! Consumer groups over raw gRPC: members that come back, seeks, pauses, retention, ends.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aqueduct_proto::v1::{
-    CommitRequest, DeleteGroupRequest, DeleteTopicRequest, Group, GroupState, LeaveRequest,
-    PartitionCommit, PauseGroupRequest, Position, PublishRequest, PullRequest, PullResponse,
-    ResumeGroupRequest, SeekGroupRequest, StartPolicy, Topic, TrimTopicRequest, UpdateTopicRequest,
-    position, seek_group_request::Target, trim_topic_request::Before,
+    CommitRequest, DeleteGroupRequest, DeleteTopicRequest, Group, GroupState, PartitionCommit,
+    PauseGroupRequest, Position, PublishRequest, ResumeGroupRequest, SeekGroupRequest, StartPolicy,
+    Topic, TrimTopicRequest, UpdateTopicRequest, position, seek_group_request::Target,
+    trim_topic_request::Before,
 };
 use aqueduct_tests::{
     grpc::{Api, Refused, message, refused},
@@ -19,11 +19,11 @@ use crate::{
     groups::{GROUP, TOPIC, both_until, create, create_with, fill, lag, positions},
 };
 
-const SECOND: Duration = Duration::from_secs(1);
-const QUIET: Duration = Duration::from_millis(300);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const QUIET: Duration = Duration::from_millis(300);
 
 /// A broker with a topic and so many messages in each partition.
-async fn filled(partitions: u32, count: usize) -> (Fixture, Api) {
+pub(crate) async fn filled(partitions: u32, count: usize) -> (Fixture, Api) {
     let broker = Fixture::new();
     let mut api = broker.api().await;
     api.create(TOPIC, partitions).await;
@@ -425,95 +425,4 @@ async fn lag_is_exact_in_messages_and_seconds() {
         assert_eq!(lag.partitions[0].position, Some(position));
         assert!(lag.partitions[0].commit_time.is_some());
     }
-}
-
-fn pull(member: &str) -> PullRequest {
-    PullRequest {
-        topic: TOPIC.to_owned(),
-        group: GROUP.to_owned(),
-        member_id: member.to_owned(),
-        max_messages: 4,
-        wait: Some(Duration::from_secs(20).try_into().unwrap()),
-        ..PullRequest::default()
-    }
-}
-
-fn pulled(answer: &PullResponse) -> Vec<u64> {
-    answer.records.iter().map(|record| record.offset).collect()
-}
-
-#[tokio::test]
-async fn a_pull_that_waits_longer_than_the_session_is_a_sign_of_life() {
-    let (_broker, mut api) = filled(1, 1).await;
-    create(&mut api, SECOND).await;
-    let first = api.consumer.pull(pull("")).await.unwrap().into_inner();
-    assert_eq!(pulled(&first), [0]);
-    let mut waiting = pull(&first.member_id);
-    waiting.wait = Some((3 * SECOND).try_into().unwrap());
-    let answer = api.consumer.pull(waiting).await.unwrap().into_inner();
-    assert!(pulled(&answer).is_empty());
-    assert_eq!(answer.assignments[0].epoch, first.assignments[0].epoch);
-}
-
-#[tokio::test]
-async fn pulling_is_consuming_by_single_calls() {
-    let (_broker, mut api) = filled(1, 10).await;
-    let first = api.consumer.pull(pull("")).await.unwrap().into_inner();
-    assert_eq!(pulled(&first), [0, 1, 2, 3]);
-    let id = first.member_id.clone();
-    assert_eq!(first.assignments[0].position, 4);
-    let epoch = first.assignments[0].epoch;
-    let commit = |offset| PartitionCommit {
-        partition: 0,
-        epoch,
-        offset,
-    };
-    let mut next = pull(&id);
-    next.commits = vec![commit(4), commit(3)];
-    let second = api.consumer.pull(next).await.unwrap().into_inner();
-    assert_eq!(pulled(&second), [4, 5, 6, 7]);
-    assert_eq!(second.commit_results[0].error, None);
-    Refused::from_result(second.commit_results[1].error.as_ref().unwrap())
-        .is(Code::FailedPrecondition, "COMMIT_BACKWARDS");
-    // A second member gets the partition nowhere: there is only one, and it waits.
-    let third = api.consumer.pull(pull(&id)).await.unwrap().into_inner();
-    assert_eq!(pulled(&third), [8, 9]);
-    // Waiting is ended by a publish.
-    let mut waiting = api.clone();
-    let asked = pull(&id);
-    let waiter = tokio::spawn(async move { waiting.consumer.pull(asked).await });
-    tokio::time::sleep(QUIET).await;
-    fill(&mut api, 0..1, 1).await;
-    let woken = waiter.await.unwrap().unwrap().into_inner();
-    assert_eq!(pulled(&woken), [10]);
-    // Of two calls at a time the older one is answered with nothing.
-    let mut waiting = api.clone();
-    let asked = pull(&id);
-    let older = tokio::spawn(async move { waiting.consumer.pull(asked).await });
-    tokio::time::sleep(QUIET).await;
-    let mut newer = pull(&id);
-    newer.wait = None;
-    assert!(pulled(api.consumer.pull(newer).await.unwrap().get_ref()).is_empty());
-    assert!(pulled(older.await.unwrap().unwrap().get_ref()).is_empty());
-
-    let leave = LeaveRequest {
-        topic: TOPIC.to_owned(),
-        group: GROUP.to_owned(),
-        member_id: id.clone(),
-    };
-    api.consumer.leave(leave.clone()).await.unwrap();
-    let gone = api.consumer.leave(leave).await;
-    refused(gone, Code::NotFound, "MEMBER_UNKNOWN");
-    let late = CommitRequest {
-        topic: TOPIC.to_owned(),
-        group: GROUP.to_owned(),
-        member_id: id.clone(),
-        commits: vec![commit(8)],
-    };
-    let late = api.consumer.commit(late).await;
-    refused(late, Code::NotFound, "MEMBER_UNKNOWN");
-    // What was not committed comes again, to a stream as well.
-    let mut stream = Member::join(&api, open(TOPIC, GROUP)).await;
-    stream.until("the rest", |m| m.seen.len() == 7).await;
-    assert_eq!(stream.offsets(0)[0], 4);
 }

@@ -26,6 +26,7 @@ mod log_tools;
 mod main_job_groups;
 mod producers;
 mod publishing;
+mod pulling;
 mod python;
 mod reading;
 mod refusals;

@@ -4,7 +4,8 @@
 //! back is given back at the member's next pull (or during its wait): what it had pulled of it
 //! and not committed comes again elsewhere. Of two pulls at a time the older one is answered
 //! with nothing. A pull that was cut off before its answer does not count: the next one begins
-//! where it began.
+//! where it began. Nor does an answer that was lost on the way, if the member says which one
+//! arrived last: answers are numbered, and what any other one held is handed out again.
 
 use std::{
     sync::{
@@ -34,6 +35,8 @@ pub(crate) struct PullSpec {
     pub(crate) max_messages: u64,
     pub(crate) max_bytes: u64,
     pub(crate) wait: Duration,
+    /// The last answer that arrived; `None` if the member does not count them.
+    pub(crate) received: Option<u64>,
 }
 
 /// What a pull answers.
@@ -42,14 +45,22 @@ pub(crate) struct Pulled {
     /// Partition and records, in order within a partition.
     pub(crate) records: Vec<(u32, Vec<Record>)>,
     pub(crate) assignments: Vec<Assignment>,
+    /// By this the member says that it has arrived.
+    pub(crate) answer: u64,
 }
 
 struct State {
     session: MemberSession,
-    /// Where the lanes stood when a pull began that has not ended.
-    began: Option<Vec<Assignment>>,
+    /// Where the lanes stood after the last answer that is known to have arrived.
+    began: Vec<Assignment>,
+    /// The answer that was made since, if one was.
+    unconfirmed: Option<u64>,
+    /// Number of the last answer.
+    answer: u64,
     /// Skipped ranges that were not told yet, by partition.
     skipped: Vec<Assignment>,
+    /// Those that the unconfirmed answer told.
+    told: Vec<Assignment>,
     /// Partitions of which nothing is delivered until a seek.
     stuck: Vec<(u32, LostReason)>,
 }
@@ -72,8 +83,12 @@ impl PullSession {
             held: session.held().clone(),
             state: Mutex::new(State {
                 session,
-                began: None,
+                began: Vec::new(),
+                unconfirmed: None,
+                // A number of an earlier session of this member must not be taken for one of this.
+                answer: u64::from(rand::random::<u32>()),
                 skipped: Vec::new(),
+                told: Vec::new(),
                 stuck: Vec::new(),
             }),
             newest: AtomicU64::new(0),
@@ -99,7 +114,7 @@ impl PullSession {
         self.replaced.notify_waiters();
         let mut state = self.state.lock().await;
         let until = Instant::now() + spec.wait;
-        state.begin();
+        state.begin(spec.received);
         let mut pulled = Pulled::default();
         loop {
             state.obey().await?;
@@ -126,30 +141,43 @@ impl PullSession {
                 break;
             }
         }
-        pulled.assignments = state.end();
+        (pulled.assignments, pulled.answer) = state.end();
         Ok(pulled)
     }
 }
 
 impl State {
-    fn begin(&mut self) {
-        if let Some(began) = self.began.take() {
-            self.session.go_back(&began);
+    /// Goes back to where the member is, as far as it has said.
+    fn begin(&mut self, received: Option<u64>) {
+        let arrived = match (self.unconfirmed.take(), received) {
+            // The last pull was cut off before its answer was made.
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(answer), Some(received)) => answer == received,
+        };
+        if arrived {
+            self.told.clear();
+        } else {
+            self.session.go_back(&self.began);
+            self.skipped.append(&mut self.told);
         }
-        self.began = Some(self.session.standing());
+        self.began = self.session.standing();
     }
 
-    /// The partitions as they stand after this pull, each with what it skipped, told once.
-    fn end(&mut self) -> Vec<Assignment> {
-        self.began = None;
+    /// The partitions as they stand after this pull, each with what it skipped, and the number
+    /// of this answer.
+    fn end(&mut self) -> (Vec<Assignment>, u64) {
         let mut assignments = self.session.standing();
-        for told in self.skipped.drain(..) {
+        for told in &self.skipped {
             let same = |a: &&mut Assignment| (a.partition, a.epoch) == (told.partition, told.epoch);
             if let Some(assignment) = assignments.iter_mut().find(same) {
                 assignment.skipped = told.skipped;
             }
         }
-        assignments
+        self.told = std::mem::take(&mut self.skipped);
+        self.answer += 1;
+        self.unconfirmed = Some(self.answer);
+        (assignments, self.answer)
     }
 
     /// Takes in what the coordinator has said.
@@ -186,10 +214,9 @@ impl State {
 
     /// New lanes are part of where this pull began.
     fn note(&mut self, assignments: &[Assignment]) {
-        if let Some(began) = &mut self.began {
-            began.retain(|a| !assignments.iter().any(|new| new.partition == a.partition));
-            began.extend_from_slice(assignments);
-        }
+        let began = &mut self.began;
+        began.retain(|a| !assignments.iter().any(|new| new.partition == a.partition));
+        began.extend_from_slice(assignments);
     }
 
     async fn take(&mut self, spec: PullSpec, pulled: &mut Pulled) -> Result<(), Refusal> {

@@ -183,6 +183,7 @@ fn decode_pull(request: &PullRequest) -> Result<PullSpec, Refusal> {
         max_messages: u64::from(max_messages),
         max_bytes,
         wait,
+        received: request.received,
     })
 }
 
@@ -281,6 +282,7 @@ impl v1::consumer_server::Consumer for Consumer {
                 .map(encode_assignment)
                 .collect(),
             commit_results: committed.into_iter().map(encode_committed).collect(),
+            answer: pulled.answer,
         }))
     }
 

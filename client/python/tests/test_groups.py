@@ -89,6 +89,18 @@ async def test_positions_of_a_group_without_members(client: Client, topic: str) 
     assert (await client.groups.lag(topic, "g")).messages == 6
 
 
+async def test_a_lost_answer_is_given_again(client: Client, topic: str) -> None:
+    await fill(client, topic, 6)
+    first = await client.pull(topic, "g", member_id="m", max_messages=2, wait=10, received=0)
+    await client.pull(topic, "g", member_id="m", max_messages=2, received=first.answer)
+    again = await client.pull(topic, "g", member_id="m", received=first.answer)
+    assert [r.text for r in again.records] == ["2", "3", "4", "5"]
+    assert again.answer != first.answer
+    last = await client.pull(topic, "g", member_id="m", received=again.answer)
+    assert last.records == []
+    await client.leave(topic, "g", "m")
+
+
 async def test_pulling(client: Client, topic: str) -> None:
     await fill(client, topic, 10)
     first = await client.pull(topic, "g", max_messages=4, wait=10, client_id="test")

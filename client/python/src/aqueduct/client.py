@@ -71,6 +71,8 @@ class Pulled:
     """The partitions this member has now, with the position after this answer."""
     commits: Sequence[CommitResult]
     """One for each commit of the request."""
+    answer: int
+    """The number of this answer, to be given with the next pull (`received`)."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -344,8 +346,13 @@ class Client:
         start: StartPolicy = StartPolicy.EARLIEST,
         must_exist: bool = False,
         commits: Sequence[Commit | Record] = (),
+        received: int | None = None,
     ) -> Pulled:
         """Consumes without a stream: joins with the first call, goes on with the next ones.
+
+        Say with `received` which answer arrived last (`Pulled.answer`; 0 before the first): if a
+        later one was lost on the way, what it held is handed out again. Without it every answer
+        counts as arrived.
 
         Waits up to `wait` (60 s at most) for the first message. `commits` are made before, and
         their results are in the answer; a record stands for itself and all before it in its
@@ -365,6 +372,7 @@ class Client:
                 start=start.value,
                 must_exist=must_exist,
                 commits=_commits(commits),
+                received=received,
             )
         )
         answer = await self._connection.call(
@@ -377,6 +385,7 @@ class Client:
             records=[Record.from_proto(r, epochs.get(r.partition, 0)) for r in answer.records],
             assignments=assignments,
             commits=[_result(result) for result in answer.commit_results],
+            answer=answer.answer,
         )
 
     async def commit(

@@ -161,7 +161,7 @@ class CommitResult(_message.Message):
     def __init__(self, partition: _Optional[int] = ..., position: _Optional[int] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class PullRequest(_message.Message):
-    __slots__ = ("topic", "group", "member_id", "instance_id", "client_id", "max_messages", "max_bytes", "wait", "start", "must_exist", "commits")
+    __slots__ = ("topic", "group", "member_id", "instance_id", "client_id", "max_messages", "max_bytes", "wait", "start", "must_exist", "commits", "received")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +173,7 @@ class PullRequest(_message.Message):
     START_FIELD_NUMBER: _ClassVar[int]
     MUST_EXIST_FIELD_NUMBER: _ClassVar[int]
     COMMITS_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
     topic: str
     group: str
     member_id: str
@@ -184,19 +185,22 @@ class PullRequest(_message.Message):
     start: _groups_pb2.StartPolicy
     must_exist: bool
     commits: _containers.RepeatedCompositeFieldContainer[PartitionCommit]
-    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., member_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., client_id: _Optional[str] = ..., max_messages: _Optional[int] = ..., max_bytes: _Optional[int] = ..., wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., start: _Optional[_Union[_groups_pb2.StartPolicy, str]] = ..., must_exist: bool = ..., commits: _Optional[_Iterable[_Union[PartitionCommit, _Mapping]]] = ...) -> None: ...
+    received: int
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., member_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., client_id: _Optional[str] = ..., max_messages: _Optional[int] = ..., max_bytes: _Optional[int] = ..., wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., start: _Optional[_Union[_groups_pb2.StartPolicy, str]] = ..., must_exist: bool = ..., commits: _Optional[_Iterable[_Union[PartitionCommit, _Mapping]]] = ..., received: _Optional[int] = ...) -> None: ...
 
 class PullResponse(_message.Message):
-    __slots__ = ("member_id", "records", "assignments", "commit_results")
+    __slots__ = ("member_id", "records", "assignments", "commit_results", "answer")
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
     COMMIT_RESULTS_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
     member_id: str
     records: _containers.RepeatedCompositeFieldContainer[_types_pb2.Record]
     assignments: _containers.RepeatedCompositeFieldContainer[Assignment]
     commit_results: _containers.RepeatedCompositeFieldContainer[CommitResult]
-    def __init__(self, member_id: _Optional[str] = ..., records: _Optional[_Iterable[_Union[_types_pb2.Record, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., commit_results: _Optional[_Iterable[_Union[CommitResult, _Mapping]]] = ...) -> None: ...
+    answer: int
+    def __init__(self, member_id: _Optional[str] = ..., records: _Optional[_Iterable[_Union[_types_pb2.Record, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., commit_results: _Optional[_Iterable[_Union[CommitResult, _Mapping]]] = ..., answer: _Optional[int] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
     __slots__ = ("topic", "group", "member_id", "commits")

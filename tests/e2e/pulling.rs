@@ -1,0 +1,182 @@
+//! Members that pull: single calls, waiting, calls at the same time, answers that are lost.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use aqueduct_proto::v1::{CommitRequest, LeaveRequest, PartitionCommit, PullRequest, PullResponse};
+use aqueduct_tests::{
+    grpc::{Refused, refused},
+    member::{Member, open},
+};
+use tonic::Code;
+
+use crate::{
+    group_life::{QUIET, SECOND, filled},
+    groups::{GROUP, TOPIC, create, fill, lag},
+};
+
+fn pull(member: &str) -> PullRequest {
+    PullRequest {
+        topic: TOPIC.to_owned(),
+        group: GROUP.to_owned(),
+        member_id: member.to_owned(),
+        max_messages: 4,
+        wait: Some(Duration::from_secs(20).try_into().unwrap()),
+        ..PullRequest::default()
+    }
+}
+
+fn pulled(answer: &PullResponse) -> Vec<u64> {
+    answer.records.iter().map(|record| record.offset).collect()
+}
+
+#[tokio::test]
+async fn a_pull_that_waits_longer_than_the_session_is_a_sign_of_life() {
+    let (_broker, mut api) = filled(1, 1).await;
+    create(&mut api, SECOND).await;
+    let first = api.consumer.pull(pull("")).await.unwrap().into_inner();
+    assert_eq!(pulled(&first), [0]);
+    let mut waiting = pull(&first.member_id);
+    waiting.wait = Some((3 * SECOND).try_into().unwrap());
+    let answer = api.consumer.pull(waiting).await.unwrap().into_inner();
+    assert!(pulled(&answer).is_empty());
+    assert_eq!(answer.assignments[0].epoch, first.assignments[0].epoch);
+}
+
+/// What arrived: by partition, in order, each message once.
+#[derive(Default)]
+struct Arrived {
+    next: BTreeMap<u32, u64>,
+    /// The last answer.
+    answer: u64,
+}
+
+impl Arrived {
+    fn take(&mut self, answer: &PullResponse) {
+        for record in &answer.records {
+            let next = self.next.entry(record.partition).or_default();
+            assert_eq!(record.offset, *next, "partition {}", record.partition);
+            *next += 1;
+        }
+        self.answer = answer.answer;
+    }
+
+    fn count(&self) -> u64 {
+        self.next.values().sum()
+    }
+}
+
+/// Every second answer never arrives: the member says which one did, and misses nothing,
+/// although it commits whatever it stands at.
+#[tokio::test]
+async fn a_lost_answer_is_given_again() {
+    let (mut broker, mut api) = filled(2, 20).await;
+    let mut arrived = Arrived::default();
+    for wanted in [40, 50] {
+        let mut turn = 0;
+        while arrived.count() < wanted {
+            let asked = PullRequest {
+                received: Some(arrived.answer),
+                ..pull("me")
+            };
+            let answer = api.consumer.pull(asked).await.unwrap().into_inner();
+            assert!(answer.answer != 0 && answer.answer != arrived.answer);
+            assert!(answer.records.len() <= 4);
+            turn += 1;
+            if turn % 2 == 1 {
+                continue;
+            }
+            arrived.take(&answer);
+            let commits = answer.assignments.iter().map(|it| PartitionCommit {
+                partition: it.partition,
+                epoch: it.epoch,
+                offset: it.position,
+            });
+            let commit = CommitRequest {
+                topic: TOPIC.to_owned(),
+                group: GROUP.to_owned(),
+                member_id: "me".to_owned(),
+                commits: commits.collect(),
+            };
+            let answer = api.consumer.commit(commit).await.unwrap().into_inner();
+            assert!(answer.results.iter().all(|it| it.error.is_none()));
+        }
+        assert_eq!(lag(&mut api).await.messages, 0);
+        // The number of an answer before the restart means nothing to the session after it.
+        fill(&mut api, 0..2, 5).await;
+        broker.process.restart();
+        api = broker.api().await;
+    }
+    assert_eq!(arrived.count(), 50);
+}
+
+/// Whoever does not count answers has them all, whatever became of them.
+#[tokio::test]
+async fn without_numbers_every_answer_counts() {
+    let (_broker, mut api) = filled(1, 8).await;
+    let first = api.consumer.pull(pull("me")).await.unwrap().into_inner();
+    let second = api.consumer.pull(pull("me")).await.unwrap().into_inner();
+    assert_eq!((pulled(&first).len(), pulled(&second)[0]), (4, 4));
+}
+
+#[tokio::test]
+async fn pulling_is_consuming_by_single_calls() {
+    let (_broker, mut api) = filled(1, 10).await;
+    let first = api.consumer.pull(pull("")).await.unwrap().into_inner();
+    assert_eq!(pulled(&first), [0, 1, 2, 3]);
+    let id = first.member_id.clone();
+    assert_eq!(first.assignments[0].position, 4);
+    let epoch = first.assignments[0].epoch;
+    let commit = |offset| PartitionCommit {
+        partition: 0,
+        epoch,
+        offset,
+    };
+    let mut next = pull(&id);
+    next.commits = vec![commit(4), commit(3)];
+    let second = api.consumer.pull(next).await.unwrap().into_inner();
+    assert_eq!(pulled(&second), [4, 5, 6, 7]);
+    assert_eq!(second.commit_results[0].error, None);
+    Refused::from_result(second.commit_results[1].error.as_ref().unwrap())
+        .is(Code::FailedPrecondition, "COMMIT_BACKWARDS");
+    // A second member gets the partition nowhere: there is only one, and it waits.
+    let third = api.consumer.pull(pull(&id)).await.unwrap().into_inner();
+    assert_eq!(pulled(&third), [8, 9]);
+    // Waiting is ended by a publish.
+    let mut waiting = api.clone();
+    let asked = pull(&id);
+    let waiter = tokio::spawn(async move { waiting.consumer.pull(asked).await });
+    tokio::time::sleep(QUIET).await;
+    fill(&mut api, 0..1, 1).await;
+    let woken = waiter.await.unwrap().unwrap().into_inner();
+    assert_eq!(pulled(&woken), [10]);
+    // Of two calls at a time the older one is answered with nothing.
+    let mut waiting = api.clone();
+    let asked = pull(&id);
+    let older = tokio::spawn(async move { waiting.consumer.pull(asked).await });
+    tokio::time::sleep(QUIET).await;
+    let mut newer = pull(&id);
+    newer.wait = None;
+    assert!(pulled(api.consumer.pull(newer).await.unwrap().get_ref()).is_empty());
+    assert!(pulled(older.await.unwrap().unwrap().get_ref()).is_empty());
+
+    let leave = LeaveRequest {
+        topic: TOPIC.to_owned(),
+        group: GROUP.to_owned(),
+        member_id: id.clone(),
+    };
+    api.consumer.leave(leave.clone()).await.unwrap();
+    let gone = api.consumer.leave(leave).await;
+    refused(gone, Code::NotFound, "MEMBER_UNKNOWN");
+    let late = CommitRequest {
+        topic: TOPIC.to_owned(),
+        group: GROUP.to_owned(),
+        member_id: id.clone(),
+        commits: vec![commit(8)],
+    };
+    let late = api.consumer.commit(late).await;
+    refused(late, Code::NotFound, "MEMBER_UNKNOWN");
+    // What was not committed comes again, to a stream as well.
+    let mut stream = Member::join(&api, open(TOPIC, GROUP)).await;
+    stream.until("the rest", |m| m.seen.len() == 7).await;
+    assert_eq!(stream.offsets(0)[0], 4);
+}
