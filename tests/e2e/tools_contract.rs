@@ -57,6 +57,9 @@ fn bench_prints_one_object() {
         ("pub", &["--rate", "10000", "--no-ceilings"]),
         ("sub", &["--no-ceilings"]),
         ("both", &["--no-ceilings"]),
+        ("group", &["--no-ceilings"]),
+        ("group", &["--rate", "10000", "--no-ceilings"]),
+        ("group", &["--commit-every", "100", "--no-ceilings"]),
         ("pub", &[]),
     ] {
         let arguments = [&["bench", workload, "-o", "json"], &sizes[..], more].concat();
@@ -71,6 +74,24 @@ fn bench_prints_one_object() {
         all.push_str(&format!("$ aqueduct {}\n{text}\n\n", arguments.join(" ")));
     }
     insta::assert_snapshot!("bench_json", all);
+}
+
+#[test]
+fn bench_of_a_rebalance_prints_one_object() {
+    let broker = Fixture::new();
+    let command = "bench group --rebalance --members 2 --partitions 4 --duration 1ms --no-ceilings";
+    let arguments: Vec<&str> = command.split(' ').chain(["-o", "json"]).collect();
+    let finished = broker.cli.run(&arguments).ok();
+    let found = finished.json();
+    let rebalance = &found["rebalance"];
+    assert_eq!(
+        (&rebalance["joins"], &rebalance["leaves"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(rebalance["moved"], 2, "one to the new member, and back");
+    assert_eq!(rebalance["others_interrupted"], 0);
+    let text = serde_json::to_string_pretty(&redacted(&found)).unwrap();
+    insta::assert_snapshot!("bench_rebalance_json", text);
 }
 
 /// Two partitions: one message of a named producer, three messages of nobody.

@@ -118,6 +118,18 @@ impl Chunk {
         }
     }
 
+    /// Everything of this partition below `next` is done; see [`Received::commit`]. For a place
+    /// within these.
+    ///
+    /// # Errors
+    /// Those of [`Received::commit`]; [`Error::Invalid`] for what was not handed out.
+    pub async fn commit_through(&self, next: u64) -> Result<u64, Error> {
+        match self.place() {
+            Some((partition, ..)) => self.shared.commit(partition, Some(self.epoch), next).await,
+            None => Ok(0),
+        }
+    }
+
     /// The records alone.
     #[must_use]
     pub fn into_records(self) -> Vec<Record> {

@@ -1,10 +1,16 @@
 //! Members of a consumer group: catching up, following, committing.
 //!
 //! What is compared is measured in the same run, one after the other: a read without a group,
-//! or publishing beside members that do not commit. Members join while the group is paused and
-//! start when every one has its partitions, so that no rebalance is measured.
+//! or the same members without their commits. Members join while the group is paused and start
+//! when every one has its partitions, so that no rebalance is measured.
+//!
+//! Beside commits the time runs until everything that was published is read and committed, with
+//! commits and without: a member that falls behind must not leave its work out of the figure.
+//! A member asks for a commit after each so many messages and reads on meanwhile; what waits for
+//! the answer before it is put together by the client, so fewer commits may be made.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +19,10 @@ use std::{
 };
 
 use anyhow::{bail, ensure};
-use aqueduct_client::{Chunk, Client, CommitMode, GroupConsumer, NewGroup, Record, StartPolicy};
+use aqueduct_client::{
+    Chunk, Client, CommitMode, Error, GroupConsumer, NewGroup, Record, StartPolicy,
+};
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -24,6 +33,8 @@ use super::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Commits that a member waits for at a time.
+const COMMITS_OPEN: usize = 10_000;
 
 /// What the same machine does without the group, or without its commits.
 #[derive(Clone, Copy, Debug)]
@@ -36,24 +47,37 @@ pub(super) struct Baseline {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extra {
     members: u32,
-    commits: u64,
+    commits: Commits,
     baseline: Option<Baseline>,
+}
+
+/// Commits by hand.
+#[derive(Clone, Copy, Debug, Default)]
+struct Commits {
+    asked: u64,
+    /// Positions that were answered, each counted once.
+    made: u64,
 }
 
 impl Extra {
     pub(super) fn json(&self) -> Value {
         let baseline = self.baseline.map(|it| it.messages_per_s.round());
-        json!({ "members": self.members, "commits": self.commits, "baseline_msgs_per_s": baseline })
+        json!({
+            "members": self.members,
+            "commits": self.commits.asked,
+            "commits_made": self.commits.made,
+            "baseline_msgs_per_s": baseline,
+        })
     }
 
     pub(super) fn text(&self) -> String {
-        let (members, commits) = (self.members, self.commits);
+        let (members, Commits { asked, made }) = (self.members, self.commits);
         let against = self.baseline.map(|it| {
             let (name, rate) = (it.name.replace('_', " "), it.messages_per_s);
             format!(", {name} {rate:.0} messages/s")
         });
         format!(
-            "{members} members, {commits} commits by hand{}",
+            "{members} members, {asked} commits by hand in {made}{}",
             against.unwrap_or_default()
         )
     }
@@ -102,7 +126,7 @@ pub(super) async fn run(
     let (measured, commits) = if plan.by_hand || plan.rate.is_some() {
         publish_beside(plan, clients).await?
     } else {
-        (catch_up(plan, clients).await?, 0)
+        (catch_up(plan, clients).await?, Commits::default())
     };
     let extra = Extra {
         members: plan.members,
@@ -135,18 +159,26 @@ async fn catch_up(plan: &Plan, clients: &Clients) -> anyhow::Result<Measured> {
 
 /// Publishes while the members follow; the messages are those published. Also says how many
 /// commits there were.
-async fn publish_beside(plan: &Plan, clients: &Clients) -> anyhow::Result<(Measured, u64)> {
+async fn publish_beside(plan: &Plan, clients: &Clients) -> anyhow::Result<(Measured, Commits)> {
     let admin = clients.one().await?;
     let team = Team::join(plan, clients, admin, StartPolicy::Latest).await?;
-    team.start().await?;
+    let start = team.start().await?;
     let mut measured = publish::run(plan, clients).await?;
-    // At a steady rate every message's way is measured; at full speed members may lag.
-    if plan.rate.is_some() {
-        team.wait_for(measured.messages).await?;
+    team.wait_for(measured.messages).await?;
+    let (latency, commits, end) = team.leave().await?;
+    if plan.by_hand {
+        measured.elapsed = end - start;
     }
-    let (latency, commits) = team.leave().await?;
     measured.end_to_end = plan.rate.map(|_| latency);
     Ok((measured, commits))
+}
+
+/// What a member found.
+struct Done {
+    latency: Latency,
+    commits: Commits,
+    /// Everything was committed, if it was to be.
+    at: Instant,
 }
 
 /// All members, each a task with a connection of its own.
@@ -156,7 +188,7 @@ struct Team {
     seen: Arc<AtomicU64>,
     /// Changes at the end.
     over: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<anyhow::Result<(Latency, u64)>>>,
+    tasks: Vec<JoinHandle<anyhow::Result<Done>>>,
 }
 
 impl Team {
@@ -195,7 +227,10 @@ impl Team {
                 commit_every: plan.commit_every,
                 seen: team.seen.clone(),
                 latency: Latency::new(),
-                commits: 0,
+                by_hand: plan.by_hand,
+                commits: Commits::default(),
+                open: FuturesUnordered::new(),
+                positions: BTreeMap::new(),
             };
             let task = member.run(team.over.subscribe());
             team.tasks.push(tokio::spawn(task));
@@ -254,47 +289,77 @@ impl Team {
         }
     }
 
-    /// Ends everybody and forgets the group.
-    async fn leave(self) -> anyhow::Result<(Latency, u64)> {
+    /// Ends everybody and forgets the group; also says when the last commit was answered.
+    async fn leave(self) -> anyhow::Result<(Latency, Commits, Instant)> {
         self.over.send_replace(true);
-        let (mut latency, mut commits) = (Latency::new(), 0);
+        let (mut latency, mut commits) = (Latency::new(), Commits::default());
+        let mut end = Instant::now();
         for task in self.tasks {
-            let (its, count) = task.await??;
-            latency.merge(&its);
-            commits += count;
+            let done = task.await??;
+            latency.merge(&done.latency);
+            commits.asked += done.commits.asked;
+            commits.made += done.commits.made;
+            end = end.max(done.at);
         }
         let groups = self.admin.groups();
         groups.delete(&self.plan.topic, &self.plan.group).await?;
-        Ok((latency, commits))
+        Ok((latency, commits, end))
     }
 }
+
+/// A commit on its way: its partition and its answer.
+type Open = BoxFuture<'static, (u32, Result<u64, Error>)>;
 
 struct Member {
     consumer: GroupConsumer,
     epoch: Instant,
+    by_hand: bool,
     commit_every: Option<u64>,
     seen: Arc<AtomicU64>,
     latency: Latency,
-    commits: u64,
+    commits: Commits,
+    open: FuturesUnordered<Open>,
+    /// The last position of each partition that was answered.
+    positions: BTreeMap<u32, u64>,
 }
 
 impl Member {
-    async fn run(mut self, mut over: watch::Receiver<bool>) -> anyhow::Result<(Latency, u64)> {
+    async fn run(mut self, mut over: watch::Receiver<bool>) -> anyhow::Result<Done> {
         loop {
             tokio::select! {
                 biased;
                 _ = over.changed() => break,
-                chunk = self.consumer.next_chunk() => match chunk {
-                    Some(chunk) => self.take(&chunk?).await?,
+                Some(answer) = self.open.next(), if !self.open.is_empty() => self.answered(answer)?,
+                chunk = self.consumer.next_chunk(), if self.open.len() < COMMITS_OPEN => match chunk {
+                    Some(chunk) => self.take(chunk?),
                     None => bail!("a member's stream ended"),
                 },
             }
         }
+        while let Some(answer) = self.open.next().await {
+            self.answered(answer)?;
+        }
+        if self.by_hand {
+            self.consumer.commit_taken().await?;
+        }
+        let at = Instant::now();
         self.consumer.close().await?;
-        Ok((self.latency, self.commits))
+        Ok(Done {
+            latency: self.latency,
+            commits: self.commits,
+            at,
+        })
     }
 
-    async fn take(&mut self, chunk: &Chunk) -> anyhow::Result<()> {
+    fn answered(&mut self, (partition, answer): (u32, Result<u64, Error>)) -> anyhow::Result<()> {
+        let position = answer?;
+        if self.positions.insert(partition, position) != Some(position) {
+            self.commits.made += 1;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, chunk: Chunk) {
         let now = self.epoch.elapsed();
         for record in chunk.iter() {
             if let Some(nanos) = sent_at(record) {
@@ -307,16 +372,19 @@ impl Member {
         let (Some(every), Some(first), Some(last)) =
             (self.commit_every, chunk.first(), chunk.last())
         else {
-            return Ok(());
+            return;
         };
-        // One commit for each so many messages, each answered before the next.
+        let partition = first.partition;
         let places = (first.offset..=last.offset).filter(|it| (it + 1) % every == 0);
+        let places: Vec<u64> = places.collect();
+        let chunk = Arc::new(chunk);
         for offset in places {
-            let (partition, next) = (first.partition, offset + 1);
-            self.consumer.commit_through(partition, next).await?;
-            self.commits += 1;
+            let chunk = chunk.clone();
+            self.commits.asked += 1;
+            self.open.push(Box::pin(async move {
+                (partition, chunk.commit_through(offset + 1).await)
+            }));
         }
-        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ mod ceilings;
 mod group;
 mod latency;
 mod publish;
+mod rebalance;
 mod report;
 mod spawn;
 mod subscribe;
@@ -33,6 +34,8 @@ use report::Report;
 const SINGLES_IN_FLIGHT: usize = 1000;
 /// Bytes in flight in batches, unless told otherwise.
 const BATCH_BYTES_IN_FLIGHT: usize = 8 << 20;
+/// Messages a second beside a rebalance, unless told otherwise.
+const REBALANCE_RATE: f64 = 5_000.0;
 /// Messages to read, if the topic holds none and no count was given.
 const PREFILL: u64 = 5_000_000;
 
@@ -77,12 +80,17 @@ pub(crate) struct BenchArgs {
     /// Clients, each with a connection of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: u32,
-    /// Partitions of the topic (default 1; with `group` 6, or one for each member)
+    /// Partitions of the topic (default 1; with `group` 6, or one for each member; with
+    /// --rebalance 100)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     partitions: Option<u32>,
-    /// Members of the group
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    members: u32,
+    /// Members of the group (default 2; with --rebalance 10)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    members: Option<u32>,
+    /// With `group`: a member joins and leaves again, over and over, while messages come to all
+    /// partitions (100, unless told otherwise) at --rate (5,000)
+    #[arg(long, conflicts_with_all = ["commit_every", "count", "batch", "in_flight"])]
+    rebalance: bool,
     /// With `group`: publish, while members commit after each N messages; compared with
     /// publishing while they do not
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "rate")]
@@ -150,6 +158,8 @@ impl BenchArgs {
             (BATCH_BYTES_IN_FLIGHT / (batch * (self.size + 16)).max(1)).clamp(4, 64)
         });
         let endless = !self.reads_stored() && self.count.is_none();
+        let members = self.members.unwrap_or(if self.rebalance { 10 } else { 2 });
+        let rate = self.rate.or(self.rebalance.then_some(REBALANCE_RATE));
         let topic = self.topic.clone();
         Plan {
             topic: topic.unwrap_or_else(|| format!("bench-{}", std::process::id())),
@@ -158,16 +168,17 @@ impl BenchArgs {
                 .count
                 .unwrap_or(if endless { u64::MAX } else { PREFILL }),
             duration: endless.then(|| self.duration.unwrap_or(Duration::from_secs(5))),
-            rate: self.rate,
+            rate,
             batch: self.batch,
             in_flight: in_flight.max(1),
             unary: self.unary,
             connections: self.connections,
             partitions: self.partitions.unwrap_or(match self.workload {
-                Workload::Group => self.members.max(6),
+                Workload::Group if self.rebalance => members.saturating_add(1).max(100),
+                Workload::Group => members.max(6),
                 _ => 1,
             }),
-            members: self.members,
+            members,
             by_hand: self.commit_every.is_some(),
             commit_every: self.commit_every,
             group: format!("bench-{}", std::process::id()),
@@ -180,14 +191,16 @@ impl BenchArgs {
     fn reads_stored(&self) -> bool {
         match self.workload {
             Workload::Sub => true,
-            Workload::Group => self.rate.is_none() && self.commit_every.is_none(),
+            Workload::Group => {
+                self.rate.is_none() && self.commit_every.is_none() && !self.rebalance
+            }
             Workload::Pub | Workload::Both => false,
         }
     }
 
     /// True if messages carry when they were sent.
     fn stamps(&self) -> bool {
-        let follows = self.workload == Workload::Group && self.rate.is_some();
+        let follows = self.workload == Workload::Group && self.rate.is_some() && !self.rebalance;
         self.workload == Workload::Both || follows
     }
 
@@ -202,6 +215,9 @@ impl BenchArgs {
             return Err(Failure::usage(
                 "--commit-every goes with `bench group` only",
             ));
+        }
+        if self.workload != Workload::Group && self.rebalance {
+            return Err(Failure::usage("--rebalance goes with `bench group` only"));
         }
         if self.workload != Workload::Pub && self.unary {
             return Err(Failure::usage("--unary goes with `bench pub` only"));
@@ -276,15 +292,22 @@ async fn measure(
     let admin = clients.one().await?;
     let made = prepare(args, plan, clients, &admin).await?;
     let baseline = match args.workload {
-        Workload::Group => group::baseline(plan, clients).await?,
+        Workload::Group if !args.rebalance => group::baseline(plan, clients).await?,
         _ => None,
     };
     let before = admin.stats().await?;
-    let mut extra = None;
+    let (mut extra, mut rebalance) = (None, None);
     let measured = match args.workload {
         Workload::Pub => publish::run(plan, clients).await,
         Workload::Sub => subscribe::run(plan, clients).await,
         Workload::Both => subscribe::run_both(plan, clients).await,
+        Workload::Group if args.rebalance => {
+            let found = rebalance::run(plan, clients).await;
+            found.map(|(measured, its)| {
+                rebalance = Some(its);
+                measured
+            })
+        }
         Workload::Group => {
             let found = group::run(plan, clients, baseline).await;
             found.map(|(measured, its)| {
@@ -311,6 +334,7 @@ async fn measure(
         size: plan.size,
         measured: measured?,
         group: extra,
+        rebalance,
         before,
         after,
         ceilings,

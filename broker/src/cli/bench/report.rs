@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use aqueduct_client::Stats;
 use serde_json::{Map, Value, json};
 
-use super::{Measured, ceilings::Ceilings, group::Extra};
+use super::{Measured, ceilings::Ceilings, group::Extra, rebalance};
 
 pub(super) struct Report {
     pub workload: &'static str,
@@ -13,6 +13,8 @@ pub(super) struct Report {
     pub measured: Measured,
     /// Of the workload `group`.
     pub group: Option<Extra>,
+    /// Of `group --rebalance`, whose latency is that of resumption.
+    pub rebalance: Option<rebalance::Found>,
     pub before: Stats,
     pub after: Stats,
     pub ceilings: Option<Ceilings>,
@@ -79,6 +81,9 @@ impl Report {
         if let Some(group) = &self.group {
             put("group", group.json());
         }
+        if let Some(rebalance) = &self.rebalance {
+            put("rebalance", rebalance.json());
+        }
         let cpu = round(self.cpu_s_per_million());
         put(
             "server",
@@ -123,6 +128,9 @@ impl Report {
         }
         if let Some(group) = &self.group {
             line("group", group.text());
+        }
+        if let Some(rebalance) = &self.rebalance {
+            line("rebalance", rebalance.text());
         }
         let (cpu, rss) = (self.cpu_s_per_million(), self.rss_peak_mb());
         line(
@@ -176,6 +184,7 @@ mod tests {
                 end_to_end: None,
             },
             group: None,
+            rebalance: None,
             before: Stats {
                 cpu_us: 1_000_000,
                 ..Stats::default()
