@@ -5,7 +5,7 @@
 //! one after the other; commits and deliveries do not.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
@@ -61,7 +61,7 @@ enum Done {
     Claimed {
         partition: u32,
         claim: u64,
-        made: Option<(u64, Found)>,
+        made: Result<(u64, Found), Refusal>,
     },
     Sought {
         partitions: Vec<u32>,
@@ -84,6 +84,8 @@ pub(super) struct Driver {
     topics: watch::Receiver<u64>,
     face: Arc<Face>,
     paused: bool,
+    /// Why partitions cannot be assigned: tried each second, and told once.
+    failing: BTreeMap<u32, &'static str>,
     /// Why nobody can join any more.
     over: Option<Refusal>,
 }
@@ -111,6 +113,7 @@ impl Driver {
             topics,
             face,
             paused: false,
+            failing: BTreeMap::new(),
             over: None,
         };
         driver.reconfigure();
@@ -420,6 +423,24 @@ impl Driver {
         }));
     }
 
+    /// Logs that a partition cannot be assigned, or can again: once for each change.
+    fn note_claim(&mut self, partition: u32, refusal: Option<&Refusal>) {
+        let (topic, group) = (&self.group.topic, &self.group.name);
+        match refusal {
+            Some(refusal) => {
+                let reason = refusal.kind().1;
+                if self.failing.insert(partition, reason) != Some(reason) {
+                    tracing::warn!(topic, group, partition, %refusal,
+                        "a partition could not be assigned; it is tried again each second");
+                }
+            }
+            None if self.failing.remove(&partition).is_some() => {
+                tracing::info!(topic, group, partition, "the partition is assigned again");
+            }
+            None => {}
+        }
+    }
+
     fn finished(&mut self, done: Done) {
         let now_ms = clock::monotonic_ms();
         match done {
@@ -427,7 +448,11 @@ impl Driver {
                 partition,
                 claim,
                 made,
-            } => self.coordinator.claimed(partition, claim, made, now_ms),
+            } => {
+                self.note_claim(partition, made.as_ref().err());
+                self.coordinator
+                    .claimed(partition, claim, made.ok(), now_ms);
+            }
             Done::Sought {
                 partitions,
                 failed,
@@ -492,14 +517,7 @@ impl Driver {
         let (services, live) = (self.services.clone(), self.live.clone());
         let group = self.group.clone();
         self.works.push(Box::pin(async move {
-            let made = match make_claim(&services, &live, &group, partition, cursor).await {
-                Ok(made) => Some(made),
-                Err(refusal) => {
-                    tracing::warn!(topic = group.topic, group = group.name, partition, %refusal,
-                        "a partition could not be assigned");
-                    None
-                }
-            };
+            let made = make_claim(&services, &live, &group, partition, cursor).await;
             Done::Claimed {
                 partition,
                 claim,
