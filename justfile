@@ -25,9 +25,10 @@ fuzz NAME SEED="random":
     AQUEDUCT_FUZZ={{NAME}} AQUEDUCT_SEED={{SEED}} AQUEDUCT_FUZZ_SECONDS="${AQUEDUCT_FUZZ_SECONDS:-60}" \
         cargo test --release -p aqueduct-tests --test fuzz -- --exact chosen --nocapture
 
-# Kill -9 at random under load, history checked, 200 rounds (AQUEDUCT_ROUNDS).
+# Kill -9 at random under load, history checked, 200 rounds (AQUEDUCT_ROUNDS); then of members of a group and their broker.
 soak:
-    AQUEDUCT_ROUNDS="${AQUEDUCT_ROUNDS:-200}" cargo test --release -p aqueduct-tests --test faults -- kill_nine_under_load --nocapture
+    AQUEDUCT_ROUNDS="${AQUEDUCT_ROUNDS:-200}" cargo test --release -p aqueduct-tests --test faults -- --exact --nocapture --test-threads 1 \
+        kill_nine::kill_nine_under_load groups::groups_survive_kill_nine_of_everybody
 
 # Criterion benches.
 bench *ARGS:

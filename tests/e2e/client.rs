@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use aqueduct_broker::testing::Broker;
-use aqueduct_client::{Client, Error, From, Message, NewTopic, Producer, Until};
+use aqueduct_client::{Client, Error, From, Message, NewTopic, Producer, TopicUpdate, Until};
+use aqueduct_tests::{Process, process::PATIENCE};
 use futures::StreamExt as _;
 
 use crate::fixture::Fixture;
@@ -169,4 +170,105 @@ fn a_broker_in_process_needs_nothing() {
             Some(&b"hi"[..])
         );
     });
+}
+
+/// Partitions that are added while a reader follows are read from their first message.
+#[tokio::test]
+async fn a_reader_that_follows_takes_up_new_partitions() {
+    let mut broker = Fixture::new();
+    let client = connect(&broker).await;
+    client
+        .create_topic(NewTopic::new("orders").partitions(1))
+        .await
+        .unwrap();
+    let reader = client.reader("orders").follow(true);
+    let reader = reader.partitions_interval(Duration::from_millis(50));
+    let mut reader = reader.build().await.unwrap();
+    reader.next_event().await.unwrap().unwrap();
+    let update = TopicUpdate::new("orders").partitions(3);
+    client.update_topic(update).await.unwrap();
+    let address = broker.process.address();
+    let publish = async |value: &str| {
+        let client = Client::connect(address.to_string()).await.unwrap();
+        let messages = (0..3).map(|partition| Message::new(value.to_owned()).partition(partition));
+        for result in client.publish("orders", messages.collect(), None).await {
+            result.unwrap();
+        }
+    };
+    publish("before the look").await;
+    let mut seen = std::collections::BTreeMap::<u32, Vec<u64>>::new();
+    let mut read = async |count: usize| {
+        while seen.values().map(Vec::len).sum::<usize>() < count {
+            let next = tokio::time::timeout(PATIENCE, reader.next()).await;
+            let record = next.expect("a record").unwrap().unwrap();
+            seen.entry(record.partition)
+                .or_default()
+                .push(record.offset);
+        }
+        let in_order = |offsets: &Vec<u64>| (0..).zip(offsets).all(|(n, offset)| n == *offset);
+        assert!(seen.values().all(in_order), "{seen:?}");
+    };
+    read(3).await;
+    // All of them go on after the broker was away.
+    broker.process.restart();
+    publish("after a restart").await;
+    read(6).await;
+}
+
+/// The directory of a broker is lost: a nameless producer gets a new identity by itself, a named
+/// one says what has happened.
+#[tokio::test]
+async fn producers_meet_a_broker_that_has_forgotten_them() {
+    let mut broker = Fixture::new();
+    broker.create("orders", 2);
+    let client = connect(&broker).await;
+    let nameless = client.producer("orders").build().await.unwrap();
+    let named = client
+        .producer("orders")
+        .name("shop")
+        .build()
+        .await
+        .unwrap();
+    for producer in [&nameless, &named] {
+        for delivery in send(producer, 0..50).await {
+            delivery.await.unwrap();
+        }
+    }
+    broker.process.kill();
+    let data = broker.process.data().to_path_buf();
+    std::fs::remove_dir_all(&data).unwrap();
+    let mut elsewhere = Process::start(&data);
+    let cli = aqueduct_tests::Cli::new(elsewhere.address());
+    cli.run(&["topic", "create", "orders", "--partitions", "2"])
+        .ok();
+    elsewhere.terminate();
+    broker.process.restart();
+    // What was on its way when the connection broke may be stored for all that the client knows,
+    // and is not sent under another identity.
+    loop {
+        let delivery = nameless.send(Message::new("0")).await.unwrap();
+        match delivery.await {
+            Ok(_) => break,
+            Err(error) => assert!(matches!(error, Error::Unknown(_)), "{error:?}"),
+        }
+    }
+    for delivery in send(&nameless, 50..100).await {
+        assert!(!delivery.await.unwrap().duplicate);
+    }
+    let error = loop {
+        let delivery = named.send(Message::new("0")).await.unwrap();
+        match delivery.await.unwrap_err() {
+            Error::Unknown(_) => {}
+            error => break error,
+        }
+    };
+    assert_eq!(error.reason(), "PRODUCER_UNKNOWN", "{error:?}");
+    let stored = broker.cli.read_all("orders");
+    let mut numbers: Vec<u32> = stored
+        .iter()
+        .map(|record| record.value.as_deref().unwrap().parse().unwrap())
+        .filter(|number| *number != 0)
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (50..100).collect::<Vec<_>>());
 }

@@ -9,5 +9,6 @@ mod clock;
 mod damage;
 mod groups;
 mod kill_nine;
+mod members;
 mod pause;
 mod writers;

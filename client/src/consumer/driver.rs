@@ -24,6 +24,12 @@ pub(super) struct Driver {
     pub(super) retry_timeout: Duration,
 }
 
+/// Whether to join again after this. A member that was not heard of for too long (the process
+/// or the machine stood still) has lost its place and nothing else.
+fn heals(error: &Error) -> bool {
+    error.is_retryable() || error.reason() == "MEMBER_UNKNOWN"
+}
+
 /// How a connection ended.
 enum End {
     Left,
@@ -78,7 +84,7 @@ impl Driver {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
         loop {
             let closing = self.shared.lock().core.is_closing();
-            if closing || !error.is_retryable() || since.elapsed() > self.retry_timeout {
+            if closing || !heals(&error) || since.elapsed() > self.retry_timeout {
                 return Err(error);
             }
             let again = Instant::now() + backoff.next();

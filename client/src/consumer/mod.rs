@@ -6,6 +6,8 @@
 //!   partition (by default at most what was done in the last second, and the message in work);
 //! - after the connection broke or the broker restarted: everything above the last commit that
 //!   the broker has, to this member;
+//! - after this process stood still for longer than the session: the same, to whoever has the
+//!   partitions then; this member joins again by itself;
 //! - when a partition goes to another member: only what was handed out here and not done before
 //!   the broker took it.
 //!
@@ -32,6 +34,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use futures::{Stream, future};
 use tokio::task::JoinHandle;
 
@@ -41,6 +44,11 @@ pub use message::{Chunk, Received};
 
 use crate::{Client, Error, Record, batches};
 use shared::Shared;
+
+/// How much may be opened before other tasks of the thread run. On a runtime of one thread the
+/// broker would stand still while all that was sent ahead is gone through, because its next
+/// credit could not leave.
+const YIELD_BYTES: usize = 256 << 10;
 
 /// A member of a consumer group, and the stream of its messages; see [`Client::consumer`].
 /// Ends after an error, except one with the reason `OVERRUN`, which concerns single partitions.
@@ -106,6 +114,8 @@ pub struct GroupConsumer {
     /// Rest of the chunk that the stream of single messages is at.
     current: std::vec::IntoIter<Record>,
     current_epoch: u64,
+    /// Bytes opened since other tasks of the thread had their turn.
+    since_yield: usize,
     ended: bool,
 }
 
@@ -128,6 +138,7 @@ impl GroupConsumer {
             max_decompressed,
             current: Vec::new().into_iter(),
             current_epoch: 0,
+            since_yield: 0,
             ended: false,
         }
     }
@@ -249,6 +260,7 @@ impl GroupConsumer {
                 buffered
             };
             let (partition, epoch) = (buffered.partition, buffered.epoch);
+            let bytes: usize = buffered.batches.iter().map(Bytes::len).sum();
             let mut wanted = buffered.next..u64::MAX;
             let limit = self.max_decompressed;
             let records =
@@ -259,6 +271,13 @@ impl GroupConsumer {
                     if inner.core.opened(partition, epoch, wanted.start) {
                         self.current = records.into_iter();
                         self.current_epoch = epoch;
+                    }
+                    drop(inner);
+                    self.since_yield += bytes;
+                    if self.since_yield >= YIELD_BYTES {
+                        self.since_yield = 0;
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
                 }
                 Err(error) => {

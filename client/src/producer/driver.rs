@@ -191,6 +191,9 @@ fn take(
             );
             Some(End::Final(Error::fenced(message)))
         }
+        Verdict::UnknownHere => Some(End::Lost(Error::unavailable(
+            "the broker does not know this producer's id",
+        ))),
         Verdict::LostCount if settings.name.is_empty() => {
             shared.lock().window.forget_identity();
             Some(End::Lost(Error::internal(

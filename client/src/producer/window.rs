@@ -97,6 +97,9 @@ pub(super) struct Window {
     /// A named producer would have to give a number to another parcel while a copy of the first
     /// may be on its way.
     unsafe_numbers: bool,
+    /// The broker does not know this nameless producer: nothing is sent until everything in flight
+    /// is answered and there is a new identity.
+    unknown_here: bool,
 }
 
 #[derive(Debug, Default)]
@@ -164,6 +167,9 @@ pub(super) enum Verdict {
     Confused(&'static str),
     /// The broker's sequence is not ours: the producer needs a new identity.
     LostCount,
+    /// The broker never gave out this producer's id, and everything in flight is answered: the
+    /// producer needs a new identity.
+    UnknownHere,
     /// Somebody else has the name.
     Fenced,
 }
@@ -187,6 +193,7 @@ impl Window {
             bytes: 0,
             sticky: Sticky::new(partitions.max(1), seed),
             unsafe_numbers: false,
+            unknown_here: false,
         };
         window.set_partitions(partitions.max(1));
         window
@@ -208,6 +215,7 @@ impl Window {
             "the stream of the old identity is gone"
         );
         self.identity = identity;
+        self.unknown_here = false;
         self.give_up_unknown();
         for lane in &mut self.lanes {
             (lane.acked, lane.next, lane.predicted) = (0, 0, 0);
@@ -274,7 +282,7 @@ impl Window {
     pub(super) fn next(&mut self, now: Instant) -> Next<'_> {
         let due = self.release_due(now);
         loop {
-            if self.unsafe_numbers {
+            if self.unsafe_numbers || self.unknown_here {
                 return Next::Wait(None);
             }
             if let Some(parcel) = self.queue.pop_front() {
@@ -421,6 +429,16 @@ impl Window {
                 verdict = Verdict::Fenced;
                 self.finish(&parcel, Outcome::Failed(error));
             }
+            // A named producer may not have another id: what it had stored would have no number.
+            Answer::Refused(error)
+                if error.reason() == "PRODUCER_UNKNOWN" && !self.settings.named =>
+            {
+                // Certainly not stored by this attempt. What an earlier one did is decided when
+                // there is a new identity.
+                lane.again.push_back(parcel);
+                lane.stalled = true;
+                self.unknown_here = true;
+            }
             Answer::Refused(error) if error.is_sequence_gap() && !lane.stalled => {
                 verdict = Verdict::LostCount;
                 parcel.maybe_stored = false;
@@ -430,6 +448,9 @@ impl Window {
             Answer::Refused(error) => self.refuse(parcel, error, clock.now()),
         }
         self.settle(place);
+        if self.unknown_here && self.in_flight.is_empty() {
+            return Verdict::UnknownHere;
+        }
         verdict
     }
 

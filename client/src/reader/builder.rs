@@ -29,6 +29,7 @@ impl ReaderBuilder {
             raw: false,
             retry_timeout: Duration::from_secs(60),
             max_decompressed: 64 << 20,
+            partitions_interval: Duration::from_secs(30),
         };
         Self {
             client,
@@ -87,6 +88,13 @@ impl ReaderBuilder {
         self
     }
 
+    /// How often a reader that follows all partitions looks for those that were added (10 ms at
+    /// least). They are read from their first message. Default 30 s.
+    pub fn partitions_interval(mut self, interval: Duration) -> Self {
+        self.plan.partitions_interval = interval.max(Duration::from_millis(10));
+        self
+    }
+
     /// Largest batch after decompression, in bytes. Default 64 MiB.
     pub fn max_decompressed_bytes(mut self, bytes: usize) -> Self {
         self.plan.max_decompressed = bytes;
@@ -102,6 +110,13 @@ impl ReaderBuilder {
         let connection = self.client.connection().sibling();
         let request = self.plan.request.clone();
         let first = Source::open(&connection, request, self.plan.credit).await?;
-        Ok(Reader::new(self.plan, connection, self.max_messages, first))
+        let (plan, client) = (self.plan, self.client);
+        Ok(Reader::new(
+            plan,
+            client,
+            connection,
+            self.max_messages,
+            first,
+        ))
     }
 }

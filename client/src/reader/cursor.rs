@@ -35,21 +35,25 @@ pub(super) struct Cursors {
 }
 
 impl Cursors {
-    /// Takes the ranges of the first call. Those of later calls are what was asked for.
+    /// Takes the ranges of the first call, and of calls for new partitions. Those of other calls
+    /// are what was asked for.
     pub(super) fn open(&mut self, ranges: &[v1::ReadRange]) {
-        let cursors = ranges.iter().map(|range| {
+        let cursors = self.cursors.get_or_insert_default();
+        for range in ranges {
             let done = range.until.is_some_and(|until| range.from >= until);
-            let cursor = Cursor {
+            cursors.entry(range.partition).or_insert(Cursor {
                 next: range.from,
                 until: range.until,
                 caught_up: done,
                 done,
-            };
-            (range.partition, cursor)
-        });
-        if self.cursors.is_none() {
-            self.cursors = Some(cursors.collect());
+            });
         }
+    }
+
+    /// One more than the highest partition that is read; `None` if that is not known yet.
+    pub(super) fn count(&self) -> Option<u32> {
+        let (highest, _) = self.cursors.as_ref()?.last_key_value()?;
+        Some(highest.saturating_add(1))
     }
 
     /// Notes what the broker says; returns the next offset.

@@ -3,12 +3,14 @@
 //! The broker sends stored batches as they are; records are cut out of the received bytes here,
 //! without a copy. Promises: records of one partition come in the order of their offsets, each
 //! once, exactly from `from` to `until`, also across a broken connection, after which reading
-//! goes on at the next offset of each partition by itself. Nothing runs in the background: a
+//! goes on at the next offset of each partition by itself. A reader that follows all partitions
+//! takes up those that are added, from their first message, within half a minute. Nothing runs in the background: a
 //! reader that is not polled holds no more than the transport's window, on a connection of its
 //! own.
 
 mod builder;
 mod cursor;
+mod refresh;
 mod source;
 
 use std::{
@@ -25,8 +27,9 @@ use futures::{Stream, stream::SelectAll};
 
 pub use builder::ReaderBuilder;
 
-use crate::{Error, Record, backoff::Backoff, connection::Connection};
+use crate::{Client, Error, Record, backoff::Backoff, connection::Connection};
 use cursor::Cursors;
+use refresh::{Look, Looking};
 use source::{Item, Source};
 
 /// Something that a [`Reader`] has to tell.
@@ -78,6 +81,7 @@ pub struct RawBatches {
 /// ```
 pub struct Reader {
     plan: Plan,
+    client: Client,
     connection: Connection,
     cursors: Cursors,
     state: ReaderState,
@@ -91,6 +95,8 @@ pub struct Reader {
     failing_since: Option<Instant>,
     /// Something has arrived on the present streams.
     progress: bool,
+    /// The next look for partitions that were added.
+    looking: Option<Looking>,
 }
 
 /// What was asked for, apart from where reading is.
@@ -101,6 +107,8 @@ struct Plan {
     raw: bool,
     retry_timeout: Duration,
     max_decompressed: usize,
+    /// Between looks for new partitions.
+    partitions_interval: Duration,
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<Vec<Source>, Error>> + Send>>;
@@ -122,9 +130,16 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    fn new(plan: Plan, connection: Connection, max_messages: Option<u64>, first: Source) -> Self {
+    fn new(
+        plan: Plan,
+        client: Client,
+        connection: Connection,
+        max_messages: Option<u64>,
+        first: Source,
+    ) -> Self {
         Self {
             plan,
+            client,
             connection,
             cursors: Cursors::default(),
             state: ReaderState::Live(SelectAll::from_iter([first])),
@@ -134,6 +149,7 @@ impl Reader {
             backoff: Backoff::new(Duration::from_millis(20), Duration::from_secs(2)),
             failing_since: None,
             progress: false,
+            looking: None,
         }
     }
 
@@ -181,6 +197,7 @@ impl Reader {
             if let Some(event) = self.events.pop_front() {
                 return Poll::Ready(Some(Ok(event)));
             }
+            self.poll_partitions(context);
             let step = match &mut self.state {
                 ReaderState::Ended => return Poll::Ready(None),
                 ReaderState::Opening(opening) => {
@@ -204,6 +221,36 @@ impl Reader {
                 self.state = ReaderState::Ended;
                 return Poll::Ready(Some(Err(error)));
             }
+        }
+    }
+
+    /// Takes up partitions that were added, if all are followed.
+    fn poll_partitions(&mut self, context: &mut Context<'_>) {
+        let request = &self.plan.request;
+        let all = request.follow && request.until.is_none() && request.partitions.is_empty();
+        let ReaderState::Live(sources) = &mut self.state else {
+            return;
+        };
+        let Some(known) = self.cursors.count().filter(|_| all) else {
+            return;
+        };
+        let look = || Look {
+            client: self.client.clone(),
+            connection: self.connection.clone(),
+            request: v1::ReadRequest {
+                max_messages: if self.left == u64::MAX { 0 } else { self.left },
+                ..request.clone()
+            },
+            known,
+            credit: self.plan.credit.map(|it| (it / u64::from(known)).max(1)),
+        };
+        let looking = self
+            .looking
+            .get_or_insert_with(|| look().after(self.plan.partitions_interval));
+        if let Poll::Ready(found) = looking.as_mut().poll(context) {
+            sources.extend(found);
+            self.looking = None;
+            context.waker().wake_by_ref();
         }
     }
 

@@ -39,8 +39,12 @@ impl Window {
         }
     }
 
-    /// The stream broke: what was in flight goes again, in the same order.
+    /// The stream broke: what was in flight goes again, in the same order (under a new identity,
+    /// if the broker did not know the old one).
     pub(in crate::producer) fn lost(&mut self, why: &Error) {
+        if self.unknown_here {
+            self.identity = None;
+        }
         let any = !self.in_flight.is_empty();
         if let Some(identity) = self
             .identity

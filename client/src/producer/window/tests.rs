@@ -399,3 +399,67 @@ fn a_new_identity_sends_nothing_again_that_may_be_stored() {
     assert_eq!(sent(&mut window, now), Some((0, 0, vec!["b".into()])));
     assert!(result(&second).is_none());
 }
+
+fn unknown_here() -> Error {
+    let detail = crate::Detail {
+        reason: "PRODUCER_UNKNOWN".into(),
+        ..crate::Detail::default()
+    };
+    Error::Conflict(Arc::new(detail))
+}
+
+#[test]
+fn a_broker_that_does_not_know_a_nameless_producer_gives_it_a_new_identity() {
+    let now = Instant::now();
+    let nameless = Settings {
+        named: false,
+        ..settings()
+    };
+    let mut window = window(nameless, 3);
+    let lost = add(&mut window, 0, "lost", now);
+    assert!(sent(&mut window, now).is_some());
+    window.lost(&Error::unavailable("gone"));
+    let all = [1, 2].map(|partition| add(&mut window, partition, "new", now));
+    let later = now + Duration::from_secs(1);
+    for _ in 0..3 {
+        assert!(sent(&mut window, later).is_some());
+    }
+    let refused = || Answer::Refused(unknown_here());
+    for _ in 0..2 {
+        assert_eq!(window.answer(refused(), &At(later)), Verdict::GoOn);
+        assert!(
+            sent(&mut window, later).is_none(),
+            "nothing under the old id"
+        );
+    }
+    assert_eq!(window.answer(refused(), &At(later)), Verdict::UnknownHere);
+    window.lost(&Error::unavailable("unknown"));
+    assert!(!window.has_identity());
+    window.set_identity(Some(IDENTITY), &[]);
+    // What may be stored under the old identity is not sent under another one.
+    assert!(matches!(result(&lost), Some(Err(Error::Unknown(_)))));
+    for _ in &all {
+        let (partition, sequence, _) = sent(&mut window, later).unwrap();
+        assert_eq!(sequence, 0);
+        let stored = Answer::Stored {
+            partition,
+            base_offset: 5,
+            duplicate: false,
+        };
+        assert_eq!(window.answer(stored, &At(later)), Verdict::GoOn);
+    }
+    for completion in &all {
+        assert_eq!(result(completion).unwrap().unwrap().offset, 5);
+    }
+}
+
+#[test]
+fn a_named_producer_that_is_unknown_says_so() {
+    let now = Instant::now();
+    let mut window = window(settings(), 1);
+    let message = add(&mut window, 0, "a", now);
+    assert!(sent(&mut window, now).is_some());
+    window.answer(Answer::Refused(unknown_here()), &At(now));
+    let error = result(&message).unwrap().unwrap_err();
+    assert_eq!(error.reason(), "PRODUCER_UNKNOWN");
+}
