@@ -34,7 +34,7 @@ use crate::{
     limits,
     services::{Peer, Services},
     shards::Shards,
-    telemetry,
+    telemetry::{self, Tracing},
 };
 
 /// HTTP/2 flow control: what a client may send ahead of our reading, bytes.
@@ -220,17 +220,19 @@ pub(crate) struct Doors {
     http: Arc<Door>,
     services: Arc<Services>,
     arrivals: grpc::Arrivals,
+    tracing: Tracing,
     /// Whose connection it is.
     peer: Option<Peer>,
 }
 
 impl Doors {
-    pub(crate) fn new(grpc: grpc::Service, services: Arc<Services>) -> Doors {
+    pub(crate) fn new(grpc: grpc::Service, services: Arc<Services>, tracing: Tracing) -> Doors {
         Doors {
             http: Arc::new(Door::new(grpc.routes(), services.clone())),
             grpc,
             services,
             arrivals: grpc::Arrivals::default(),
+            tracing,
             peer: None,
         }
     }
@@ -269,6 +271,7 @@ impl hyper::service::Service<Request<Incoming>> for Doors {
         let is_grpc = is_grpc(&request);
         let door = if is_grpc { "grpc" } else { "http" };
         let span = telemetry::enabled().then(|| telemetry::span(door, &request));
+        let recording = self.tracing.begin(is_grpc, &request);
         let answering = if is_grpc {
             self.services.stats.grpc_requests.fetch_add(1, Relaxed);
             let request = request.map(|body| Arriving::new(body, self.arrivals.clone()));
@@ -277,9 +280,16 @@ impl hyper::service::Service<Request<Incoming>> for Doors {
             let door = self.http.clone();
             Answering::Other(Box::pin(async move { Ok(door.answer(request).await) }))
         };
-        match span {
+        let answering = match span {
             None => answering,
             Some(span) => Answering::Other(Box::pin(telemetry::within(span, answering))),
+        };
+        match recording {
+            None => answering,
+            Some(recording) => Answering::Other(Box::pin(async move {
+                let answer = answering.await?;
+                Ok(recording.follow(answer))
+            })),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     retention,
     services::Services,
     shards::Shards,
+    telemetry::Tracing,
     topics::Topics,
 };
 
@@ -187,7 +188,11 @@ async fn start_on_shard(
         .await
         .map_err(io::Error::other)?;
     tokio::spawn(retention::run(services.clone(), config.retention_interval));
-    let doors = Doors::new(service, services.clone());
+    let tracing = match config.otlp_endpoint {
+        Some(_) => Tracing::installed(),
+        None => Tracing::default(),
+    };
+    let doors = Doors::new(service, services.clone(), tracing);
     let accepting = tokio::spawn(listen::accept(listener, doors, shards.clone()));
     Ok(Node {
         address,

@@ -34,11 +34,13 @@ mod lag;
 
 mod log;
 mod log_walk;
+mod logging;
 mod overlay;
 
 mod api;
 mod bench;
 mod doctor;
+mod export;
 mod manual;
 mod status;
 mod version;

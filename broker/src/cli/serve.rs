@@ -5,22 +5,23 @@
 //! second signal ends the process at once. Logs go to stderr.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     net::SocketAddr,
     process::ExitCode,
 };
 
 use anyhow::Context as _;
 use aqueduct_broker::{
-    config::{Config, Layers, LogFormat},
+    config::{Config, Layers},
     node::{Node, StartError},
 };
 use clap::Args;
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use super::{
+    export::Export,
+    logging,
     output::{self, Failure, INTERRUPTED},
     settings::SettingArgs,
 };
@@ -51,7 +52,7 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
         Ok(settled) => settled.config,
         Err(code) => return Ok(code),
     };
-    start_logging(&config)?;
+    logging::start(&config)?;
     run(config, |_| Ok(()))
 }
 
@@ -78,7 +79,7 @@ pub(super) fn dev(mut args: DevArgs) -> anyhow::Result<ExitCode> {
         Ok(settled) => settled.config,
         Err(code) => return Ok(code),
     };
-    start_logging(&config)?;
+    logging::start(&config)?;
     let directory = config.data_dir.clone();
     let ended = run(config, |address| welcome(address, &directory, kept));
     match temporary.map(TempDir::close) {
@@ -87,20 +88,6 @@ pub(super) fn dev(mut args: DevArgs) -> anyhow::Result<ExitCode> {
         }
         _ => ended,
     }
-}
-
-fn start_logging(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log)
-        .map_err(|error| Failure::usage(format!("log {:?}: {error}", config.log)))?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    let started = match config.log_format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().try_init(),
-    };
-    started.map_err(|error| anyhow::anyhow!("logging: {error}"))
 }
 
 /// Without huge pages: each of a thousand partitions touches a little memory here and there, and
@@ -124,6 +111,12 @@ fn run(
         .build()?;
     // Before the node starts: a signal that comes meanwhile is not lost.
     let mut signals = runtime.block_on(async { Signals::new() })?;
+    let export = {
+        // Its connection lives on this runtime, which has nothing else to do.
+        let _within = runtime.enter();
+        config.otlp_endpoint.as_deref().map(Export::start)
+    };
+    let export = export.transpose()?;
     let node = Node::start(config).map_err(explain)?;
     let address = node.address();
     writeln!(io::stderr(), "ready api={address}")?;
@@ -133,7 +126,12 @@ fn run(
         tracing::info!(
             "stopping: what is under way is answered first; a second signal stops at once"
         );
-        let stopping = tokio::task::spawn_blocking(move || node.shutdown(grace));
+        let stopping = tokio::task::spawn_blocking(move || {
+            node.shutdown(grace);
+            if let Some(export) = export {
+                export.finish();
+            }
+        });
         tokio::select! {
             stopped = stopping => stopped?,
             () = signals.next() => stop_at_once(),

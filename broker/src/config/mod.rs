@@ -26,7 +26,7 @@ pub use value::{LogFormat, duration, show_duration, show_size, size};
 pub use variables::{OTHER_VARIABLES, PREFIX};
 
 use key::settings;
-use value::{Address, Count, DiskLimit, Filter, Flag, Folder, Form, Size, Time};
+use value::{Address, Collector, Count, DiskLimit, Filter, Flag, Folder, Form, Size, Time};
 
 use crate::limits;
 
@@ -62,6 +62,8 @@ settings! {
     log("log"): String = Filter, crate::DEFAULT_LOG.to_owned();
     /// Format of log lines: text for people, or json, an object a line.
     log_format("log_format"): LogFormat = Form, LogFormat::Text;
+    /// OpenTelemetry collector that gets a span of each request, by gRPC; none exports nothing.
+    otlp_endpoint("otlp_endpoint"): Option<String> = Collector, None;
 }
 
 fn default_threads() -> usize {

@@ -48,6 +48,8 @@ pub(super) struct Folder;
 pub(super) struct Filter;
 /// How log lines look.
 pub(super) struct Form;
+/// Where a collector of OpenTelemetry listens, or none.
+pub(super) struct Collector;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -189,6 +191,26 @@ impl Kind<LogFormat> for Form {
             LogFormat::Text => "text".to_owned(),
             LogFormat::Json => "json".to_owned(),
         }
+    }
+}
+
+impl Kind<Option<String>> for Collector {
+    const PLACEHOLDER: &'static str = "URL|none";
+    fn read(text: &str) -> Result<Option<String>, String> {
+        if text == "none" {
+            return Ok(None);
+        }
+        let uri: Option<http::Uri> = text.parse().ok();
+        let plain = uri.filter(|uri| {
+            let bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
+            bare && uri.scheme_str() == Some("http") && uri.port_u16().is_some()
+        });
+        plain.map(|_| Some(text.to_owned())).ok_or_else(|| {
+            format!("{text:?} is not an address like http://127.0.0.1:4317 (gRPC, no TLS), or none")
+        })
+    }
+    fn show(value: &Option<String>) -> String {
+        value.clone().unwrap_or_else(|| "none".to_owned())
     }
 }
 

@@ -3,11 +3,17 @@
 //! Off by default, and then a request costs one look at a flag. A `traceparent` that the client sent
 //! is continued: the span has its trace id and the parent's span id. One that is malformed is
 //! ignored, as the standard wants. Never knows what a request means.
+//!
+//! The same requests as spans of OpenTelemetry, with `--otlp-endpoint`: [`export`].
+
+mod export;
 
 use std::{future::Future, time::Instant};
 
 use http::{HeaderMap, Request, Response};
 use tracing::{Instrument as _, Level, Span, field::Empty};
+
+pub(crate) use export::Tracing;
 
 /// The target of spans and lines; [`DEFAULT_LOG`](crate::DEFAULT_LOG) has it off.
 macro_rules! target {
@@ -66,6 +72,8 @@ pub(crate) async fn within<B, E>(
 struct Parent<'a> {
     trace_id: &'a str,
     span_id: &'a str,
+    /// Bit 0: whoever began the trace records it.
+    flags: &'a str,
 }
 
 /// `traceparent` of W3C Trace Context: `00-<32 hex>-<16 hex>-<2 hex>`, none of them all zero.
@@ -80,7 +88,11 @@ fn parent(headers: &HeaderMap) -> Option<Parent<'_>> {
     let zero = |text: &str| text.bytes().all(|byte| byte == b'0');
     let known = hex(version, 2) && version != "ff" && (version != "00" || parts.next().is_none());
     let whole = hex(trace_id, 32) && hex(span_id, 16) && hex(flags, 2);
-    (known && whole && !zero(trace_id) && !zero(span_id)).then_some(Parent { trace_id, span_id })
+    (known && whole && !zero(trace_id) && !zero(span_id)).then_some(Parent {
+        trace_id,
+        span_id,
+        flags,
+    })
 }
 
 #[cfg(test)]
