@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::limits::DISK_FULL_RETRY;
+use crate::limits::{BODY_BYTES_PER_SECOND, DISK_FULL_RETRY};
 
 /// The classes a door can express in its own way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum Code {
     Unknown,
 }
 
-/// Reasons of refusals that only the HTTP door has: the request never became a call.
+/// Reasons of refusals that the doors have of their own: the request never became a call.
 pub mod reason {
     /// No such path.
     pub const PATH_NOT_FOUND: &str = "PATH_NOT_FOUND";
@@ -76,6 +76,10 @@ pub enum Refusal {
         bytes: u64,
         limit: u64,
     },
+    #[error(
+        "the message is too slow: {bytes} bytes of it came in {seconds} s; at least {BODY_BYTES_PER_SECOND} bytes a second are needed"
+    )]
+    TooSlow { bytes: u64, seconds: u64 },
     #[error("the record batch is refused: {why}")]
     BadBatch { why: String },
     #[error(
@@ -231,6 +235,7 @@ impl Refusal {
             Refusal::TopicExists { .. } => (Code::AlreadyExists, "TOPIC_EXISTS"),
             Refusal::Invalid { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT"),
             Refusal::TooLarge { .. } => (Code::InvalidArgument, "MESSAGE_TOO_LARGE"),
+            Refusal::TooSlow { .. } => (Code::Unavailable, reason::BODY_TOO_SLOW),
             Refusal::BadBatch { .. } => (Code::InvalidArgument, "BAD_BATCH"),
             Refusal::OffsetOutOfRange { .. } => (Code::OutOfRange, "OFFSET_OUT_OF_RANGE"),
             Refusal::ExpectedOffset { .. } => (Code::Aborted, "OFFSET_MISMATCH"),
@@ -440,6 +445,7 @@ impl Refusal {
                 ("position", position.to_string()),
             ],
             Refusal::BadBatch { .. }
+            | Refusal::TooSlow { .. }
             | Refusal::DiskFull { .. }
             | Refusal::Unavailable { .. }
             | Refusal::Draining

@@ -2,6 +2,7 @@
 //!
 //! - [`config`], [`limits`], [`error`]: what it is told, what it bounds, what it refuses
 //! - [`node`]: puts everything together, starts, drains, stops; the only file that knows all
+//! - `files`: what the limit of open files allows
 //! - `topics`: which partitions there are, and the rules of changing that
 //! - `partition`: one owner per partition; publish, apply, read
 //! - `groups`: consumer groups: who has which partition, and what it is given
@@ -19,6 +20,7 @@ pub mod node;
 pub mod testing;
 
 mod clock;
+mod files;
 mod groups;
 mod grpc;
 mod http;

@@ -30,6 +30,10 @@ pub const MAX_DEDUP_BYTES: usize = 64 << 20;
 pub const MAX_PARTITIONS_PER_TOPIC: u32 = 10_000;
 /// Partitions of the whole node.
 pub const MAX_PARTITIONS: usize = 10_000;
+/// Open files that a partition may need: its segment, the next one, its state.
+pub const OPEN_FILES_PER_PARTITION: u64 = 3;
+/// Open files that partitions and connections leave to the storage, if the limit is not small.
+pub const SPARE_OPEN_FILES: u64 = 500;
 /// Topics.
 pub const MAX_TOPICS: usize = 10_000;
 /// Named producers.
@@ -112,7 +116,7 @@ pub const MAX_JSON_ELEMENTS: usize = 2_000_000;
 pub const MAX_ARRIVING_BYTES: usize = 1 << 30;
 /// HTTP bodies above 64 KiB that are being read or worked on, whole node, bytes.
 pub const MAX_BODIES_BYTES: usize = 256 << 20;
-/// How long the body of an HTTP request may take at any rate.
+/// How long the body of an HTTP request, or a gRPC message that has begun, may take at any rate.
 pub const BODY_GRACE: Duration = Duration::from_secs(10);
 /// What a body has to bring on average after that, bytes a second.
 pub const BODY_BYTES_PER_SECOND: usize = 16 << 10;

@@ -10,6 +10,7 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
+    os::fd::AsRawFd as _,
     pin::Pin,
     sync::{
         Arc,
@@ -29,7 +30,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::Service;
 
 use crate::{
-    grpc,
+    files, grpc,
     http::{AnswerBody, Door},
     limits,
     services::{Peer, Services},
@@ -85,6 +86,15 @@ pub(crate) async fn accept(listener: TcpListener, doors: Doors, shards: Arc<Shar
 
 fn hand_out(socket: std::net::TcpStream, doors: Doors, shards: &Shards) {
     let stats = &doors.services.stats;
+    let open_files = files::limit();
+    if files::is_spare(socket.as_raw_fd(), open_files) {
+        stats.connections_refused.fetch_add(1, Relaxed);
+        tracing::warn!(
+            ?open_files,
+            "too many open files, a connection was closed; raise the limit (ulimit -Hn)"
+        );
+        return;
+    }
     if stats.connections.load(Relaxed) >= limits::MAX_CONNECTIONS as u64 {
         stats.connections_refused.fetch_add(1, Relaxed);
         tracing::warn!(

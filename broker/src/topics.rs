@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use crate::{
     config::Config,
     error::Refusal,
+    files,
     metadata::{
         METADATA_GROUP, Metadata, no_room,
         state::{Change, CreateTopic, Topic, TopicConfig, UpdateTopic},
@@ -342,8 +343,14 @@ impl Topics {
             .await
     }
 
-    /// Refuses partitions that the disk has no room for before they are agreed on.
+    /// Refuses partitions that the disk has no room for, or this process may not open the files
+    /// of, before they are agreed on.
     fn check_room(&self, new: u32) -> Result<(), Refusal> {
+        let now = {
+            let view = self.metadata.view().read();
+            view.topics.values().map(|topic| topic.groups.len()).sum()
+        };
+        files::check_partitions(now, new as usize, files::limit())?;
         let room = self.store.check_room_for_logs(new.into());
         room.map_err(|error| no_room(&error))
     }
