@@ -18,7 +18,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    groups::lag::GroupLag,
+    groups::board::{GroupLag, Lags},
     limits::{MAX_CONNECTIONS, MAX_METRIC_LABELS},
     services::Services,
     stats::{self, Traffic},
@@ -125,13 +125,14 @@ fn with(
 }
 
 /// `/metrics`.
-pub(crate) fn render(services: &Services, lags: &[GroupLag]) -> String {
+pub(crate) fn render(services: &Services, lags: &Lags) -> String {
     let mut scrape = Scrape::default();
     process(services, &mut scrape);
     requests(services, &mut scrape);
     disk(services, &mut scrape);
     topics(services, &mut scrape);
-    groups(lags, &mut scrape);
+    let count = services.metadata.view().read().groups.len();
+    groups(count, lags, &mut scrape);
     scrape.render()
 }
 
@@ -248,16 +249,43 @@ struct TopicSums {
 }
 
 impl TopicSums {
-    fn add(&mut self, live: &LiveTopic) {
-        for (sum, counter) in self.traffic.iter_mut().zip(counters(&live.traffic)) {
-            *sum += counter;
-        }
+    fn of(live: &LiveTopic) -> TopicSums {
+        let mut sums = TopicSums {
+            traffic: counters(&live.traffic),
+            partitions: live.partitions.len() as u64,
+            ..TopicSums::default()
+        };
         for partition in &live.partitions {
-            self.log_bytes += partition.shared().log.size_bytes();
-            self.unavailable += u64::from(partition.unavailable().is_some());
+            sums.log_bytes += partition.shared().log.size_bytes();
+            sums.unavailable += u64::from(partition.unavailable().is_some());
         }
-        self.partitions += live.partitions.len() as u64;
+        sums
     }
+
+    fn add(&mut self, other: &TopicSums) {
+        for (sum, more) in self.traffic.iter_mut().zip(other.traffic) {
+            *sum += more;
+        }
+        self.log_bytes += other.log_bytes;
+        self.partitions += other.partitions;
+        self.unavailable += other.unavailable;
+    }
+}
+
+/// A row for each topic by name, and one for the rest.
+fn topic_rows<'a>(topics: impl Iterator<Item = (&'a str, TopicSums)>) -> Vec<(Labels, TopicSums)> {
+    let mut rows: Vec<(Labels, TopicSums)> = Vec::new();
+    for (n, (name, sums)) in topics.enumerate() {
+        if n > MAX_METRIC_LABELS
+            && let Some((_, other)) = rows.last_mut()
+        {
+            other.add(&sums);
+            continue;
+        }
+        let name = if n < MAX_METRIC_LABELS { name } else { OTHER };
+        rows.push((vec![("topic", name.to_owned())], sums));
+    }
+    rows
 }
 
 fn counters(traffic: &Traffic) -> [u64; 4] {
@@ -286,20 +314,10 @@ const TRAFFIC: [(&str, &str); 4] = [
 fn topics(services: &Services, scrape: &mut Scrape) {
     let all = services.topics.all();
     scrape.gauge("aqueduct_topics", "Topics", all.len() as f64);
-    let mut sums: Vec<(Labels, TopicSums)> = Vec::new();
-    for (n, live) in all.iter().enumerate() {
-        if n <= MAX_METRIC_LABELS {
-            let name = if n < MAX_METRIC_LABELS {
-                live.topic.name.as_str()
-            } else {
-                OTHER
-            };
-            sums.push((vec![("topic", name.to_owned())], TopicSums::default()));
-        }
-        if let Some((_, sum)) = sums.last_mut() {
-            sum.add(live);
-        }
-    }
+    let each = all
+        .iter()
+        .map(|live| (live.topic.name.as_str(), TopicSums::of(live)));
+    let sums = topic_rows(each);
     let total = |of: fn(&TopicSums) -> u64| sums.iter().map(|(_, sum)| of(sum)).sum::<u64>() as f64;
     scrape.gauge(
         "aqueduct_partitions",
@@ -332,8 +350,37 @@ fn topics(services: &Services, scrape: &mut Scrape) {
 
 /// What a group is behind; of those beyond the bound messages and members are added up, and the
 /// seconds are the greatest.
-fn groups(lags: &[GroupLag], scrape: &mut Scrape) {
-    scrape.gauge("aqueduct_groups", "Consumer groups", lags.len() as f64);
+fn groups(count: usize, lags: &Lags, scrape: &mut Scrape) {
+    scrape.gauge("aqueduct_groups", "Consumer groups", count as f64);
+    // Before the first look ends there is nothing to be old; the families are empty then.
+    scrape.gauge(
+        "aqueduct_group_lag_age_seconds",
+        "How long ago the lags below were looked up; more than 0 where there are many",
+        lags.age.unwrap_or_default().as_secs_f64(),
+    );
+    let rows = group_rows(&lags.groups);
+    let families = [
+        (
+            "aqueduct_group_lag_messages",
+            "Messages that the group has not consumed",
+        ),
+        (
+            "aqueduct_group_lag_seconds",
+            "Age of the oldest message that the group has not consumed",
+        ),
+        (
+            "aqueduct_group_members",
+            "Members that are connected or within their session",
+        ),
+    ];
+    for (n, (name, help)) in families.into_iter().enumerate() {
+        let value = |(labels, values): &(Labels, [f64; 3])| (labels.clone(), values[n]);
+        scrape.add(name, help, Values::Gauge(rows.iter().map(value).collect()));
+    }
+}
+
+/// A row for each group by name, and one for the rest.
+fn group_rows(lags: &[GroupLag]) -> Vec<(Labels, [f64; 3])> {
     let mut rows: Vec<(Labels, [f64; 3])> = Vec::new();
     for (n, lag) in lags.iter().enumerate() {
         let values = [lag.messages as f64, lag.seconds, f64::from(lag.members)];
@@ -355,24 +402,7 @@ fn groups(lags: &[GroupLag], scrape: &mut Scrape) {
         let labels = vec![("topic", topic.to_owned()), ("group", group.to_owned())];
         rows.push((labels, values));
     }
-    let families = [
-        (
-            "aqueduct_group_lag_messages",
-            "Messages that the group has not consumed",
-        ),
-        (
-            "aqueduct_group_lag_seconds",
-            "Age of the oldest message that the group has not consumed",
-        ),
-        (
-            "aqueduct_group_members",
-            "Members that are connected or within their session",
-        ),
-    ];
-    for (n, (name, help)) in families.into_iter().enumerate() {
-        let value = |(labels, values): &(Labels, [f64; 3])| (labels.clone(), values[n]);
-        scrape.add(name, help, Values::Gauge(rows.iter().map(value).collect()));
-    }
+    rows
 }
 
 fn histogram(bounds_us: &[u64], counts: &[u64], sum_us: u64) -> Values {
@@ -415,4 +445,62 @@ pub(crate) fn render_partitions(live: &Arc<LiveTopic>) -> String {
         each(&|partition| f64::from(u8::from(partition.unavailable().is_none()))),
     );
     scrape.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_beyond_the_bound_are_one_row() {
+        let lag = |n: usize| GroupLag {
+            topic: "orders".into(),
+            group: format!("g{n}"),
+            messages: 2,
+            seconds: n as f64,
+            members: 1,
+        };
+        for (count, rows) in [
+            (0, 0),
+            (1, 1),
+            (1_000, 1_000),
+            (1_001, 1_001),
+            (5_000, 1_001),
+        ] {
+            let lags: Vec<GroupLag> = (0..count).map(lag).collect();
+            let found = group_rows(&lags);
+            assert_eq!(found.len(), rows, "{count} groups");
+            let messages: f64 = found.iter().map(|(_, values)| values[0]).sum();
+            assert_eq!(messages, 2.0 * count as f64, "none is lost");
+        }
+        let lags: Vec<GroupLag> = (0..1_010).map(lag).collect();
+        let (labels, values) = group_rows(&lags).pop().unwrap_or_default();
+        let other = |name| (name, OTHER.to_owned());
+        assert_eq!(labels, [other("topic"), other("group")]);
+        assert_eq!(values, [20.0, 1_009.0, 10.0], "sums, and the greatest age");
+    }
+
+    #[test]
+    fn topics_beyond_the_bound_are_one_row() {
+        let sums = |n: u64| TopicSums {
+            traffic: [n, 1, 2, 3],
+            log_bytes: 10,
+            partitions: 4,
+            unavailable: n % 2,
+        };
+        for (count, rows) in [(0, 0), (1_000, 1_000), (1_001, 1_001), (4_000, 1_001)] {
+            let names: Vec<String> = (0..count).map(|n| format!("t{n}")).collect();
+            let topics = names.iter().map(String::as_str).zip((0..).map(sums));
+            let found = topic_rows(topics);
+            assert_eq!(found.len(), rows, "{count} topics");
+            let partitions: u64 = found.iter().map(|(_, sums)| sums.partitions).sum();
+            assert_eq!(partitions, 4 * count, "none is lost");
+        }
+        let topics = (0..1_010).map(|n| ("t", sums(n)));
+        let (labels, other) = topic_rows(topics).pop().unwrap_or_default();
+        assert_eq!(labels, [("topic", OTHER.to_owned())]);
+        let expected = [(1_000..1_010).sum(), 10, 20, 30];
+        assert_eq!(other.traffic, expected);
+        assert_eq!((other.log_bytes, other.unavailable), (100, 5));
+    }
 }

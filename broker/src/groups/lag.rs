@@ -26,17 +26,6 @@ pub(crate) struct PartitionLag {
     pub(crate) commit_time_ms: i64,
 }
 
-/// A group as a whole.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct GroupLag {
-    pub(crate) topic: String,
-    pub(crate) group: String,
-    pub(crate) messages: u64,
-    /// The greatest of the partitions.
-    pub(crate) seconds: f64,
-    pub(crate) members: u32,
-}
-
 impl Services {
     /// Position and lag of each partition.
     ///
@@ -61,40 +50,12 @@ impl Services {
         }
         Ok(lags)
     }
-
-    /// Lag and members of every group, by topic and name. A group whose lag cannot be told now
-    /// is left out.
-    pub(crate) async fn group_lags(&self) -> Vec<GroupLag> {
-        let groups: Vec<Group> = {
-            let view = self.metadata.view().read();
-            view.groups.values().cloned().collect()
-        };
-        let mut lags = Vec::with_capacity(groups.len());
-        for group in groups {
-            let Ok(live) = self.topics.get(&group.topic) else {
-                continue;
-            };
-            let (mut messages, mut seconds) = (0, 0.0_f64);
-            for partition in &live.partitions {
-                if let Ok(lag) = partition_lag(&group, partition).await {
-                    messages += lag.messages;
-                    seconds = seconds.max(lag.seconds);
-                }
-            }
-            let status = self.group_status(group);
-            lags.push(GroupLag {
-                topic: status.group.topic,
-                group: status.group.name,
-                messages,
-                seconds,
-                members: status.members,
-            });
-        }
-        lags
-    }
 }
 
-async fn partition_lag(group: &Group, partition: &Partition) -> Result<PartitionLag, Refusal> {
+pub(super) async fn partition_lag(
+    group: &Group,
+    partition: &Partition,
+) -> Result<PartitionLag, Refusal> {
     let shared = partition.shared();
     let stored = shared.position(group.id).unwrap_or_default();
     let kept = Kept {

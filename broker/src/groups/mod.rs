@@ -9,7 +9,7 @@
 //! - [`assign`], [`coordinator`], [`start`]: the decisions, pure
 //! - [`driver`]: a task for each group that has members; [`session`], [`pull`]: a member's side
 //! - [`commit`]: from a member to the partition's log
-//! - [`admin`], [`seek`], [`lag`]: the group from outside
+//! - [`admin`], [`seek`], [`lag`], [`board`]: the group from outside
 //!
 //! Two things are promised. A commit of an assignment that is over never lands: every assignment
 //! and every seek raises the group's epoch in the partition's own log first, and the log decides.
@@ -17,6 +17,7 @@
 
 pub(crate) mod admin;
 mod assign;
+pub(crate) mod board;
 pub(crate) mod commit;
 mod coordinator;
 mod driver;
@@ -35,6 +36,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use self::{
+    board::Board,
     driver::{Driver, Face},
     requests::Request,
 };
@@ -54,6 +56,7 @@ pub(crate) struct Groups {
     /// One change of a group's record at a time.
     changing: tokio::sync::Mutex<()>,
     shards: Arc<Shards>,
+    board: Board,
 }
 
 impl Groups {
@@ -62,6 +65,7 @@ impl Groups {
             active: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             shards,
+            board: Board::default(),
         }
     }
 

@@ -30,7 +30,7 @@ use http::{
     HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header, request::Parts,
 };
 use http_body_util::{Full, StreamBody};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, body::Body, service::Routes};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer as _, Service as _};
@@ -51,6 +51,9 @@ pub(crate) type AnswerBody = Body;
 /// JSON above this size is read on a thread that may take its time, bytes.
 const LARGE_JSON: usize = 256 << 10;
 
+/// Pages of metrics that are rendered at a time.
+const RENDERS: usize = 2;
+
 /// The door. Shared by all connections.
 pub(crate) struct Door {
     api: OnceLock<Result<Arc<Api>, String>>,
@@ -58,6 +61,7 @@ pub(crate) struct Door {
     web: GrpcWebService<Routes>,
     services: Arc<Services>,
     budget: Budget,
+    renders: Semaphore,
 }
 
 /// What JSON needs to know of the methods. It takes megabytes, so a node that is only spoken to in
@@ -86,6 +90,7 @@ impl Door {
             grpc,
             services,
             budget: Budget::new(),
+            renders: Semaphore::new(RENDERS),
         }
     }
 
@@ -151,6 +156,9 @@ impl Door {
                         .await
                 }
                 Target::Page(Page::Metrics) => self.metrics(&parts).await,
+                Target::Page(Page::DetailedMetrics) => {
+                    self.detailed_metrics(parts.uri.query()).await
+                }
                 Target::Page(page) => self.page(page, &parts),
                 Target::Method { method, rule } => {
                     let at = (method, rule);
@@ -259,38 +267,49 @@ impl Door {
 
     fn page(&self, page: Page, parts: &Parts) -> Result<Response<Body>, Problem> {
         let query = parts.uri.query();
-        if page != Page::DetailedMetrics {
-            request::no_parameters(query)?;
-        }
+        request::no_parameters(query)?;
         match page {
             Page::Health => Ok(respond_json(b"{\"status\":\"alive\"}".to_vec())),
             Page::Ready => {
                 self.services.check_draining()?;
                 Ok(respond_json(b"{\"status\":\"ready\"}".to_vec()))
             }
-            Page::DetailedMetrics => self.detailed_metrics(query),
             Page::OpenApi => {
                 let document = openapi::document(&self.api()?.schema).to_string();
                 Ok(respond("application/json", text(document)))
             }
             // These are answered before.
-            Page::Metrics | Page::RawPublish => Err(nothing_there(parts.uri.path())),
+            Page::Metrics | Page::DetailedMetrics | Page::RawPublish => {
+                Err(nothing_there(parts.uri.path()))
+            }
         }
     }
 
     async fn metrics(&self, parts: &Parts) -> Result<Response<Body>, Problem> {
         request::no_parameters(parts.uri.query())?;
-        let groups = self.services.group_lags().await;
-        let rendered = metrics::render(&self.services, &groups);
+        let lags = self.services.group_lags().await;
+        let services = self.services.clone();
+        self.render(move || metrics::render(&services, &lags)).await
+    }
+
+    /// Renders metrics beside the connections that this thread serves, a few at a time: of a
+    /// large node they are large.
+    async fn render(
+        &self,
+        render: impl FnOnce() -> String + Send + 'static,
+    ) -> Result<Response<Body>, Problem> {
+        // An error would mean that the semaphore was closed, which nobody does.
+        let _turn = self.renders.acquire().await;
+        let rendered = tokio::task::spawn_blocking(render).await;
+        let rendered = rendered.map_err(|error| Problem::internal(error.to_string()))?;
         Ok(respond(metrics::CONTENT_TYPE, text(rendered)))
     }
 
-    fn detailed_metrics(&self, query: Option<&str>) -> Result<Response<Body>, Problem> {
+    async fn detailed_metrics(&self, query: Option<&str>) -> Result<Response<Body>, Problem> {
         let topic = request::only_parameter(query, "topic")?;
         let live = self.services.topics.get(&topic);
         let live = live.map_err(|refusal| self.refused(&raw::not_found(&refusal)))?;
-        let rendered = metrics::render_partitions(&live);
-        Ok(respond(metrics::CONTENT_TYPE, text(rendered)))
+        self.render(move || metrics::render_partitions(&live)).await
     }
 
     fn refused(&self, status: &tonic::Status) -> Problem {
