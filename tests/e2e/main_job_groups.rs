@@ -1,10 +1,12 @@
 //! The main job of groups: an access log shared while it is published. A member is killed, one
 //! joins, the broker is killed; nobody skips anything, and nothing comes twice but what was
-//! not committed.
+//! not committed. Beside it messages are published and pulled over HTTP as `curl` does, and
+//! Prometheus and `lag --watch` see how far behind the group is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     sync::{Arc, Mutex},
@@ -14,10 +16,11 @@ use std::{
 use aqueduct_client::{Client, GroupEvent, NewGroup};
 use aqueduct_tests::{
     Stored,
+    http::Http,
     input::{ADDRESS, access_lines, access_log},
 };
 use futures::StreamExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     fixture::Fixture,
@@ -140,6 +143,74 @@ async fn positions(client: &Client) -> BTreeMap<u32, u64> {
         .collect()
 }
 
+/// Of each partition that the killed member had read, another one has what came after.
+fn check_takeover(of_first: &BTreeSet<(u32, u64)>, seen: &[(u32, u64)]) {
+    let last: BTreeMap<u32, u64> = of_first.iter().copied().collect();
+    assert!(last.len() >= 3, "{last:?}");
+    for (partition, offset) in last {
+        let after = seen.iter().any(|it| *it == (partition, offset + 1));
+        assert!(after, "{partition}:{offset} was not gone on from");
+    }
+}
+
+/// Messages and seconds that the group is behind, as Prometheus reads them.
+fn scraped(address: SocketAddr) -> [f64; 2] {
+    let page = Http::connect(address).get("/metrics");
+    let value = |name: &str| {
+        let series = format!("{name}{{topic=\"access\",group=\"report\"}} ");
+        let found = page.text().lines().find_map(|it| it.strip_prefix(&series));
+        found
+            .unwrap_or_else(|| panic!("no {series}"))
+            .parse()
+            .unwrap()
+    };
+    let (messages, seconds) = ("aqueduct_group_lag_messages", "aqueduct_group_lag_seconds");
+    [value(messages), value(seconds)]
+}
+
+/// What `curl` does: publishes lines as JSON, pulls them as a member of another group that
+/// starts at the end, commits, leaves.
+fn publish_and_pull(address: SocketAddr) {
+    let mut http = Http::connect(address);
+    let group = json!({ "name": "curl", "start": "START_POLICY_LATEST" });
+    let _ = http.post("/v1/topics/access/groups", &group).ok();
+    let mut stored = BTreeSet::new();
+    for n in 0..20_u32 {
+        // "curl" in base64.
+        let message = json!({ "value": "Y3VybA==", "partition": n % 6 });
+        let request = json!({ "messages": [message] });
+        let answer = http.post("/v1/topics/access:publish", &request).ok();
+        let offset = answer["results"][0]["offset"].as_str().unwrap().to_owned();
+        stored.insert((u64::from(n % 6), offset));
+    }
+    let mut commits = json!([]);
+    while !stored.is_empty() {
+        let pull = json!({
+            "memberId": "curl", "wait": "10s", "maxMessages": 1_000, "commits": commits,
+        });
+        let answer = http.post("/v1/topics/access/groups/curl:pull", &pull).ok();
+        let results = answer["commitResults"].as_array();
+        for result in results.into_iter().flatten() {
+            assert!(result["error"].is_null(), "{result}");
+        }
+        for record in answer["records"].as_array().unwrap() {
+            let offset = record["offset"].as_str().unwrap().to_owned();
+            let partition = record["partition"].as_u64().unwrap();
+            if stored.remove(&(partition, offset)) {
+                assert_eq!(record["value"], "Y3VybA==");
+            }
+        }
+        let held = answer["assignments"].as_array().unwrap().iter();
+        commits = held
+            .map(|it| json!({ "partition": it["partition"], "epoch": it["epoch"], "offset": it["position"] }))
+            .collect();
+    }
+    let leave = json!({ "memberId": "curl" });
+    let _ = http
+        .post("/v1/topics/access/groups/curl:leave", &leave)
+        .ok();
+}
+
 fn check_repeats(what: &str, repeats: &[(u32, u64)], positions: &BTreeMap<u32, u64>) {
     for (partition, offset) in repeats {
         let position = positions[partition];
@@ -198,7 +269,15 @@ async fn an_access_log_is_shared_through_kills_of_a_member_and_of_the_broker() {
     .await;
     first.kill();
     let at_kill = positions(&client).await;
+    // Until its session is over nobody reads its partitions.
+    let address = broker.process.address();
+    until("Prometheus sees what is left behind", || async {
+        let [messages, seconds] = scraped(address);
+        messages > 0.0 && seconds > 0.0
+    })
+    .await;
     shares(&client, &[6]).await;
+    tokio::task::block_in_place(|| publish_and_pull(address));
 
     // A third joins: what the second keeps is not interrupted.
     until("the second knows its share", || async {
@@ -234,6 +313,7 @@ async fn an_access_log_is_shared_through_kills_of_a_member_and_of_the_broker() {
         lag.is_ok_and(|lag| lag.messages == 0 && lag.seconds == 0.0)
     })
     .await;
+    assert_eq!(scraped(address), [0.0, 0.0], "and Prometheus agrees");
     for member in [&second, &third] {
         member.stop.send_replace(true);
     }
@@ -246,6 +326,7 @@ async fn an_access_log_is_shared_through_kills_of_a_member_and_of_the_broker() {
     assert_eq!(repeats(&printed), [], "within one member's life");
     check_all_were_seen(&broker, &[printed.clone(), together()].concat());
     let of_first: BTreeSet<_> = printed.into_iter().collect();
+    check_takeover(&of_first, &second.seen());
     let twice: Vec<_> = together()
         .into_iter()
         .filter(|it| of_first.contains(it))
@@ -281,7 +362,11 @@ fn check_watch(watching: &Background) {
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
     let behind = |look: &Value| look["lag_messages"].as_u64();
-    assert!(looks.iter().any(|look| behind(look) > Some(0)), "{lines:?}");
+    let is_behind = |look: &Value| {
+        let seconds = look["lag_seconds"].as_f64();
+        behind(look) > Some(0) && seconds > Some(0.0)
+    };
+    assert!(looks.iter().any(is_behind), "{lines:?}");
     let last = looks.last().unwrap();
     assert_eq!(behind(last), Some(0), "{last}");
     assert_eq!(last["lag_seconds"].as_f64(), Some(0.0), "{last}");
