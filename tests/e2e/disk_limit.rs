@@ -3,19 +3,15 @@
 use std::time::Duration;
 
 use aqueduct_proto::v1::{CreateTopicRequest, Topic, TrimTopicRequest, trim_topic_request::Before};
-use aqueduct_tests::grpc::{Refused, message};
+use aqueduct_tests::grpc::{Api, Refused, message};
 use bytes::Bytes;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::{fixture::Fixture, publishing::request};
 
-#[tokio::test]
-async fn full_is_an_answer_and_room_is_noticed() {
-    let mut broker = Fixture::with(&["--disk-limit", "64MiB"]);
-    let mut api = broker.api().await;
-    api.create("orders", 1).await;
-    let value = Bytes::from(vec![b'x'; 256 << 10]);
+/// Publishes until the disk is full, and says how many messages fitted.
+async fn fill(api: &mut Api, value: &Bytes) -> u64 {
     let mut stored = 0_u64;
     let refusal = loop {
         let answer = api
@@ -39,6 +35,31 @@ async fn full_is_an_answer_and_room_is_noticed() {
     };
     refusal.is(Code::ResourceExhausted, "DISK_FULL");
     assert!(stored > 50, "only {stored} messages fit into 64 MiB");
+    stored
+}
+
+/// Publishes until a message is stored.
+async fn until_stored(api: &mut Api, value: &Bytes) {
+    for _ in 0..300 {
+        let answer = api
+            .publisher
+            .publish(request("orders", vec![message(0, value.clone())]))
+            .await;
+        if answer.is_ok_and(|answer| answer.get_ref().results[0].error.is_none()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("writing does not resume");
+}
+
+#[tokio::test]
+async fn full_is_an_answer_and_room_is_noticed() {
+    let mut broker = Fixture::with(&["--disk-limit", "64MiB"]);
+    let mut api = broker.api().await;
+    api.create("orders", 1).await;
+    let value = Bytes::from(vec![b'x'; 256 << 10]);
+    let stored = fill(&mut api, &value).await;
 
     // Nor are there new partitions: they would come up and serve nothing.
     let create = CreateTopicRequest {
@@ -76,19 +97,7 @@ async fn full_is_an_answer_and_room_is_noticed() {
         validate_only: false,
     };
     api.topics.trim_topic(trim).await.unwrap();
-    let mut tries = 0;
-    loop {
-        let answer = api
-            .publisher
-            .publish(request("orders", vec![message(0, value.clone())]))
-            .await;
-        if answer.is_ok_and(|answer| answer.get_ref().results[0].error.is_none()) {
-            break;
-        }
-        tries += 1;
-        assert!(tries < 300, "writing does not resume");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    until_stored(&mut api, &value).await;
     api.topics.create_topic(create).await.unwrap();
     let answer = api
         .publisher
