@@ -1,8 +1,8 @@
 //! Open files: how many partitions and connections there is room for.
 //!
-//! Storage that cannot open a file has failed, and a disk that failed ends the process. So the
-//! limit of open files has to bound what clients can make the node open: partitions are refused
-//! beyond it, and connections leave the last files to the storage.
+//! Storage that may open no more files takes no more messages, as on a full disk. So the limit of
+//! open files has to bound what clients can make the node open: partitions are refused beyond it,
+//! and connections leave the last files to the storage.
 
 use crate::{
     error::Refusal,

@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
 use crate::error::Error;
 use crate::map::Map;
 
@@ -93,6 +96,8 @@ pub struct RealDisk {
     start: Instant,
     salt: std::hash::RandomState,
     count: std::sync::atomic::AtomicU64,
+    /// Let go of where a file must be opened for a moment and the process may open no more.
+    reserve: Mutex<Option<File>>,
 }
 
 impl RealDisk {
@@ -106,7 +111,22 @@ impl RealDisk {
             start: Instant::now(),
             salt: std::hash::RandomState::new(),
             count: std::sync::atomic::AtomicU64::new(0),
+            reserve: Mutex::new(File::open("/dev/null").ok()),
         })
+    }
+
+    /// Does what opens a file for a moment only, whatever the limit of open files.
+    fn in_passing<T>(&self, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match work() {
+            Err(error) if out_of_files(&error) => {
+                let mut reserve = self.reserve.lock();
+                drop(reserve.take());
+                let done = work();
+                *reserve = File::open("/dev/null").ok();
+                done
+            }
+            done => done,
+        }
     }
 
     /// The directory.
@@ -123,6 +143,21 @@ impl RealDisk {
     }
 }
 
+/// The process, or the system, may open no more files.
+fn out_of_files(error: &io::Error) -> bool {
+    let number = Errno::from_io_error(error);
+    matches!(number, Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// A new file that may not be opened is as good as one without space: who asked waits until there
+/// is room again, and nothing has failed.
+fn no_more_files_is_no_room(error: io::Error) -> io::Error {
+    if out_of_files(&error) {
+        return io::Error::new(io::ErrorKind::StorageFull, error);
+    }
+    error
+}
+
 impl Disk for RealDisk {
     fn create(&self, path: &str, len: u64) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.path(path);
@@ -130,7 +165,8 @@ impl Disk for RealDisk {
             .read(true)
             .write(true)
             .create_new(true)
-            .open(&path)?;
+            .open(&path)
+            .map_err(no_more_files_is_no_room)?;
         if len > 0
             && let Err(error) = allocate(&file, len)
         {
@@ -149,7 +185,7 @@ impl Disk for RealDisk {
 
     fn list(&self, dir: &str) -> io::Result<Vec<Item>> {
         let mut items = Vec::new();
-        for entry in std::fs::read_dir(self.path(dir))? {
+        for entry in self.in_passing(|| std::fs::read_dir(self.path(dir)))? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             items.push(Item {
@@ -180,7 +216,7 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
-        File::open(self.path(path))?.sync_all()
+        self.in_passing(|| File::open(self.path(path))?.sync_all())
     }
 
     fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {

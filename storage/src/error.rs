@@ -5,6 +5,17 @@
 
 use std::io;
 
+/// Space that is there and cannot be had means that the files are what is missing.
+fn no_room(wanted: u64, free: u64) -> String {
+    if wanted <= free {
+        return format!(
+            "no room for {wanted} bytes, though {free} are free: the process may open no more files \
+             (ulimit -Hn), or another took the space"
+        );
+    }
+    format!("disk full: {wanted} bytes wanted, {free} bytes free")
+}
+
 /// An operation on the store or on a log failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -20,7 +31,7 @@ pub enum Error {
         source: io::Error,
     },
     /// No space is left for what was asked. Nothing was written; reads go on.
-    #[error("disk full: {wanted} bytes wanted, {free} bytes free")]
+    #[error("{}", no_room(*wanted, *free))]
     Full {
         /// Bytes that were asked for.
         wanted: u64,
