@@ -6,7 +6,7 @@
 
 use crate::{
     error::Refusal,
-    limits::{MAX_PARTITIONS, OPEN_FILES_PER_PARTITION, SPARE_OPEN_FILES},
+    limits::{MAX_CONNECTIONS, MAX_PARTITIONS, OPEN_FILES_PER_PARTITION, SPARE_OPEN_FILES},
 };
 
 /// Whether `more` partitions beside those of `now` have room under this limit of open files.
@@ -32,13 +32,24 @@ pub(crate) fn check_partitions(
     })
 }
 
-/// Partitions that a process with this limit of open files has room for.
+/// Partitions that a process with this limit of open files has room for: two thirds of what is
+/// not left to the storage, so that connections cannot take their files.
 fn max_partitions(open_files: Option<u64>) -> usize {
     let Some(open_files) = open_files else {
         return MAX_PARTITIONS;
     };
-    let room = open_files.saturating_sub(spare(open_files)) / OPEN_FILES_PER_PARTITION;
+    let room = shared_out(open_files) / 3 * 2 / OPEN_FILES_PER_PARTITION;
     usize::try_from(room).map_or(MAX_PARTITIONS, |room| room.min(MAX_PARTITIONS))
+}
+
+/// Connections that a process with this limit of open files has room for: the other third.
+pub(crate) fn max_connections(open_files: Option<u64>) -> u64 {
+    let most = MAX_CONNECTIONS as u64;
+    open_files.map_or(most, |open_files| most.min(shared_out(open_files) / 3))
+}
+
+fn shared_out(open_files: u64) -> u64 {
+    open_files.saturating_sub(spare(open_files))
 }
 
 /// Does a connection with this number take a file that is left to the storage? Numbers are given
@@ -65,17 +76,26 @@ mod tests {
     fn partitions_and_connections_leave_files_to_the_storage() {
         for (open_files, partitions) in [
             (Some(0), 0),
-            (Some(256), 64),
-            (Some(1_024), 256),
-            (Some(20_000), 6_500),
+            (Some(256), 42),
+            (Some(1_024), 170),
+            (Some(20_000), 4_333),
             (Some(524_288), MAX_PARTITIONS),
             (Some(u64::MAX), MAX_PARTITIONS),
             (None, MAX_PARTITIONS),
         ] {
             assert_eq!(max_partitions(open_files), partitions, "{open_files:?}");
         }
-        assert!(check_partitions(200, 56, Some(1_024)).is_ok());
-        assert!(check_partitions(200, 57, Some(1_024)).is_err());
+        assert!(check_partitions(100, 70, Some(1_024)).is_ok());
+        assert!(check_partitions(100, 71, Some(1_024)).is_err());
+        for (open_files, connections) in [
+            (Some(0), 0),
+            (Some(1_024), 256),
+            (Some(20_000), 6_500),
+            (Some(u64::MAX), MAX_CONNECTIONS as u64),
+            (None, MAX_CONNECTIONS as u64),
+        ] {
+            assert_eq!(max_connections(open_files), connections, "{open_files:?}");
+        }
         assert!(
             check_partitions(300, 0, Some(1_024)).is_ok(),
             "other changes go on"

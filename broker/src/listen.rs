@@ -95,12 +95,10 @@ fn hand_out(socket: std::net::TcpStream, doors: Doors, shards: &Shards) {
         );
         return;
     }
-    if stats.connections.load(Relaxed) >= limits::MAX_CONNECTIONS as u64 {
+    let limit = files::max_connections(open_files);
+    if stats.connections.load(Relaxed) >= limit {
         stats.connections_refused.fetch_add(1, Relaxed);
-        tracing::warn!(
-            limit = limits::MAX_CONNECTIONS,
-            "too many connections, one was closed"
-        );
+        tracing::warn!(limit, "too many connections, one was closed");
         return;
     }
     stats.connections.fetch_add(1, Relaxed);

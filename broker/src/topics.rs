@@ -7,6 +7,7 @@
 //! before the topic's next change or use, what a crash leaves undone at the next start: the
 //! running partitions are brought in line with the metadata.
 
+mod logs;
 mod outcome;
 pub(crate) mod rules;
 #[cfg(test)]
@@ -31,9 +32,8 @@ use tokio::sync::watch;
 use crate::{
     config::Config,
     error::Refusal,
-    files,
     metadata::{
-        METADATA_GROUP, Metadata, no_room,
+        METADATA_GROUP, Metadata,
         state::{Change, CreateTopic, Topic, TopicConfig, UpdateTopic},
     },
     partition::{Partition, Place},
@@ -43,6 +43,7 @@ use crate::{
 };
 
 use self::{
+    logs::{Room, check_room, open_or_make},
     outcome::{etag_mismatch, not_carried_out, topic_of},
     rules::{changed_topic, check_config, check_labels, check_partitions},
 };
@@ -166,17 +167,23 @@ impl Topics {
             }
         }
         for topic in known {
-            topics.run(topic, Vec::new()).await?;
+            topics.run(topic, Vec::new(), Room::NotAsked).await?;
         }
         Ok(topics)
     }
 
     /// Starts the partitions of `topic` beyond those that run already, and makes it visible.
-    async fn run(&self, topic: Topic, running: Vec<Partition>) -> io::Result<Arc<LiveTopic>> {
+    async fn run(
+        &self,
+        topic: Topic,
+        running: Vec<Partition>,
+        room: Room,
+    ) -> io::Result<Arc<LiveTopic>> {
         for partition in &running {
             partition.shared().config.store(Arc::new(topic.config));
         }
-        let logs = self.logs(topic.groups[running.len()..].to_vec()).await?;
+        let new = topic.groups[running.len()..].to_vec();
+        let logs = self.logs(new, room).await?;
         let name: Arc<str> = topic.name.as_str().into();
         let starts = logs
             .into_iter()
@@ -185,7 +192,7 @@ impl Topics {
                 let (name, view) = (name.clone(), self.metadata.view().clone());
                 let id = log.id();
                 let start = Partition::start(name, number, topic.config, log, view);
-                async move { self.shards.run(id, start).await? }
+                async move { self.shards.run(id, start).await }
             });
         let started: Vec<Partition> = futures::stream::iter(starts)
             .buffered(STARTS_AT_A_TIME)
@@ -211,26 +218,9 @@ impl Topics {
         Ok(live)
     }
 
-    /// Opens logs, or makes them where a crash came before.
-    async fn logs(&self, groups: Vec<u64>) -> io::Result<Vec<Log>> {
+    async fn logs(&self, groups: Vec<u64>, room: Room) -> io::Result<Vec<Log>> {
         let store = self.store.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            let existing: BTreeSet<u64> = store.logs().into_iter().collect();
-            let missing: Vec<u64> = groups
-                .iter()
-                .copied()
-                .filter(|id| !existing.contains(id))
-                .collect();
-            store.create_logs(&missing)?;
-            groups
-                .iter()
-                .map(|id| store.open_log(*id))
-                .collect::<Result<Vec<_>, _>>()
-        });
-        opened
-            .await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)
+        tokio::task::spawn_blocking(move || open_or_make(&store, &groups, room)).await?
     }
 
     /// The topic of this name ("orders" or "topics/orders").
@@ -333,6 +323,7 @@ impl Topics {
             labels: new.labels,
         };
         if validate_only {
+            self.check_room(create.partitions)?;
             let mut state = self.metadata.view().read().clone();
             let now_ms = crate::clock::now_ms();
             let change = Some(Change::CreateTopic(create));
@@ -343,16 +334,13 @@ impl Topics {
             .await
     }
 
-    /// Refuses partitions that the disk has no room for, or this process may not open the files
-    /// of, before they are agreed on.
+    /// Refuses new partitions that cannot be, before they are agreed on.
     fn check_room(&self, new: u32) -> Result<(), Refusal> {
         let now = {
             let view = self.metadata.view().read();
             view.topics.values().map(|topic| topic.groups.len()).sum()
         };
-        files::check_partitions(now, new as usize, files::limit())?;
-        let room = self.store.check_room_for_logs(new.into());
-        room.map_err(|error| no_room(&error))
+        check_room(&self.store, now, new)
     }
 
     async fn carry_out_create(&self, create: CreateTopic) -> Result<Topic, Refusal> {
@@ -361,7 +349,7 @@ impl Topics {
         self.check_room(create.partitions)?;
         let outcome = self.metadata.propose(Change::CreateTopic(create)).await?;
         let topic = topic_of(outcome, &name, None)?;
-        self.run(topic.clone(), Vec::new())
+        self.run(topic.clone(), Vec::new(), Room::Needed)
             .await
             .map_err(not_carried_out)?;
         Ok(topic)
@@ -397,12 +385,12 @@ impl Topics {
         if let Some(expected) = expected.filter(|version| *version != live.topic.version) {
             return Err(etag_mismatch(&live.topic, expected));
         }
-        if validate_only {
-            return Ok(changed.0);
-        }
         let (topic, partitions) = changed;
         let running = live.partitions.len() as u32;
         self.check_room(partitions.saturating_sub(running))?;
+        if validate_only {
+            return Ok(topic);
+        }
         let update = UpdateTopic {
             name: topic.name,
             partitions,
@@ -412,7 +400,7 @@ impl Topics {
         };
         let outcome = self.metadata.propose(Change::UpdateTopic(update)).await?;
         let topic = topic_of(outcome, name, Some(&live.topic))?;
-        self.run(topic.clone(), live.partitions.clone())
+        self.run(topic.clone(), live.partitions.clone(), Room::Needed)
             .await
             .map_err(not_carried_out)?;
         Ok(topic)
@@ -500,7 +488,9 @@ impl Topics {
                 if agreed.version == live.topic.version {
                     return Ok(());
                 }
-                self.run(agreed, live.partitions.clone()).await.map(drop)
+                self.run(agreed, live.partitions.clone(), Room::Needed)
+                    .await
+                    .map(drop)
             }
             (agreed, Some(live)) => {
                 self.live.write().remove(name);
@@ -508,11 +498,11 @@ impl Topics {
                 // Its logs, if they stay, go at the next start.
                 let _ = self.remove(live.topic.clone(), Some(live)).await;
                 match agreed {
-                    Some(agreed) => self.run(agreed, Vec::new()).await.map(drop),
+                    Some(agreed) => self.run(agreed, Vec::new(), Room::Needed).await.map(drop),
                     None => Ok(()),
                 }
             }
-            (Some(agreed), None) => self.run(agreed, Vec::new()).await.map(drop),
+            (Some(agreed), None) => self.run(agreed, Vec::new(), Room::Needed).await.map(drop),
             (None, None) => Ok(()),
         };
         settled.map_err(|error| Refusal::Unavailable {

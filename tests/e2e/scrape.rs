@@ -72,7 +72,7 @@ fn a_scrape_of_much_is_bounded_and_adds_up() {
         }
     }
     let _ = http.post("/v1/topics", &json!({ "name": "other" })).ok();
-    // Somebody else is served all the while.
+    // Somebody publishes beside it; how long it takes is for benches, that it is answered is looked at here.
     let stop = Arc::new(AtomicBool::new(false));
     let beside = thread::spawn({
         let stop = stop.clone();
@@ -135,18 +135,19 @@ fn open_files_bound_partitions_and_connections() {
     let refused = http.post("/v1/topics", &many);
     let refused = refused.refused(429, "LIMIT_REACHED");
     let limit = &refused["details"][0]["metadata"]["limit"];
-    assert_eq!(limit, "256", "{refused}");
+    assert_eq!(limit, "170", "{refused}");
     http.get("/v1/topics/many").refused(404, "TOPIC_NOT_FOUND");
-    let fit = json!({ "name": "many", "partitions": 250 });
+    // More connections than there are files: they leave the partitions theirs.
+    let mut idle: Vec<_> = (0..1_100).map(|_| TcpStream::connect(address)).collect();
+    let fit = json!({ "name": "many", "partitions": 165 });
     let _ = http.post("/v1/topics", &fit).ok();
-    let more = json!({ "partitions": 260 });
+    let more = json!({ "partitions": 171 });
     let kind = [("content-type", "application/json")];
     let path = "/v1/topics/many?updateMask=partitions";
     http.send("PATCH", path, &kind, more.to_string().as_bytes())
         .refused(429, "LIMIT_REACHED");
-    // More connections than there are files.
-    let idle: Vec<_> = (0..1_100).map(|_| TcpStream::connect(address)).collect();
-    for partition in 0..250 {
+    idle.extend((0..1_100).map(|_| TcpStream::connect(address)));
+    for partition in 0..165 {
         let number = partition.to_string();
         let headers = [("aq-partition", number.as_str())];
         let path = "/v1/topics/many/messages";

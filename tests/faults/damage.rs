@@ -319,3 +319,45 @@ async fn index_files_can_be_deleted() {
     }
     assert_eq!(examine(&data).await, Ok(format!("{COUNT} records")));
 }
+
+/// A partition of one segment has nothing left when that is harmed. It alone is not served: the
+/// node starts, and other topics are as they were.
+#[tokio::test]
+async fn a_harmed_log_of_one_segment_keeps_no_other_from_being_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let mut broker = Process::start(&data);
+    let cli = Cli::new(broker.address());
+    for topic in ["orders", "small"] {
+        cli.run(&["topic", "create", topic]).ok();
+        cli.run(&["pub", topic, "0 and only"]).ok();
+    }
+    broker.kill();
+    // Ids are given out in order: the topic that came last has the greatest.
+    let logs = fs::read_dir(data.join("logs")).unwrap();
+    let ids = logs.filter_map(|log| log.unwrap().file_name().to_str()?.parse::<u64>().ok());
+    let small = data.join("logs").join(ids.max().unwrap().to_string());
+    let mut files = Vec::new();
+    list(&small, &mut files);
+    let segment = files
+        .iter()
+        .find(|file| file.extension().is_some_and(|end| end == "seg"))
+        .expect("a segment");
+    let whole = fs::read(segment).unwrap();
+    for harmed in [None, Some(4), Some(20), Some(100)] {
+        match harmed {
+            None => fs::remove_file(segment).unwrap(),
+            Some(at) => {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 0x10;
+                fs::write(segment, bytes).unwrap();
+            }
+        }
+        let mut broker = Process::start(&data);
+        let (records, refusal) = read(&broker).await;
+        check_records(&records).unwrap();
+        assert_eq!((records.len(), refusal.is_none()), (1, true), "{harmed:?}");
+        assert!(!broker.has_ended());
+        broker.kill();
+    }
+}

@@ -69,6 +69,7 @@ pub(crate) struct Door {
 struct Api {
     schema: Arc<Schema>,
     table: Table,
+    openapi: Bytes,
 }
 
 impl Api {
@@ -77,8 +78,13 @@ impl Api {
     fn load() -> Result<Arc<Api>, String> {
         let schema = Schema::load()?;
         let table = Table::new(&schema)?;
+        let openapi = openapi::document(&schema).to_string().into();
         let schema = Arc::new(schema);
-        Ok(Arc::new(Api { schema, table }))
+        Ok(Arc::new(Api {
+            schema,
+            table,
+            openapi,
+        }))
     }
 }
 
@@ -275,8 +281,8 @@ impl Door {
                 Ok(respond_json(b"{\"status\":\"ready\"}".to_vec()))
             }
             Page::OpenApi => {
-                let document = openapi::document(&self.api()?.schema).to_string();
-                Ok(respond("application/json", text(document)))
+                let document = self.api()?.openapi.clone();
+                Ok(respond("application/json", Body::new(Full::new(document))))
             }
             // These are answered before.
             Page::Metrics | Page::DetailedMetrics | Page::RawPublish => {

@@ -57,8 +57,6 @@ use crate::{
     },
 };
 
-/// What a new log takes before its first command: its membership and the leader's first entry.
-const FIRST_ENTRIES_BYTES: u64 = 4 << 10;
 /// Requests that may wait for the owner; the bytes they carry are bounded by permits.
 const INBOX: usize = 1_024;
 
@@ -293,22 +291,13 @@ impl Partition {
     ///
     /// A log with damage in what must be applied is served read-only: what can be read is, and
     /// publishing is refused.
-    ///
-    /// # Errors
-    /// If the log is new and the disk has no room for its first segment.
     pub(crate) async fn start(
         topic: Arc<str>,
         number: u32,
         config: TopicConfig,
         log: Log,
         view: metadata::View,
-    ) -> io::Result<Partition> {
-        if log.last_id().is_none() {
-            // An append that finds no room would make a partition that serves nothing until the
-            // next start. Only asked: the segment that is taken for it stays with the log.
-            log.reserve(FIRST_ENTRIES_BYTES).map_err(io::Error::other)?;
-            log.unreserve(FIRST_ENTRIES_BYTES);
-        }
+    ) -> Partition {
         let shared = Arc::new(Shared {
             topic,
             number,
@@ -331,11 +320,11 @@ impl Partition {
                 ..
             } = damage;
             shared.serve_read_only(&format!("{file} at byte {position}: {why}"));
-            return Ok(Partition {
+            return Partition {
                 shared,
                 inbox,
                 engine: None,
-            });
+            };
         }
         let machine = PartitionMachine(shared.clone());
         let engine: Arc<dyn ReplicaEngine> = match Replica::start(1, log, machine).await {
@@ -343,20 +332,20 @@ impl Partition {
             // One partition that does not come up must not keep the others from serving.
             Err(error) => {
                 shared.serve_read_only(&error.to_string());
-                return Ok(Partition {
+                return Partition {
                     shared,
                     inbox,
                     engine: None,
-                });
+                };
             }
         };
         let owner = Owner::new(shared.clone(), engine.clone(), messages, view);
         tokio::spawn(owner.run());
-        Ok(Partition {
+        Partition {
             shared,
             inbox,
             engine: Some(engine),
-        })
+        }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
