@@ -1,10 +1,12 @@
 //! Members that pull: single calls, waiting, calls at the same time, answers that are lost.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, os::unix::fs::FileExt as _, path::Path, time::Duration};
 
-use aqueduct_proto::v1::{CommitRequest, LeaveRequest, PartitionCommit, PullRequest, PullResponse};
+use aqueduct_proto::v1::{
+    CommitRequest, LeaveRequest, PartitionCommit, PublishRequest, PullRequest, PullResponse,
+};
 use aqueduct_tests::{
-    grpc::{Refused, refused},
+    grpc::{Refused, message, refused},
     member::{Member, open},
 };
 use tonic::Code;
@@ -107,6 +109,86 @@ async fn a_lost_answer_is_given_again() {
         api = broker.api().await;
     }
     assert_eq!(arrived.count(), 50);
+}
+
+/// What was read before a place that is damaged is not lost with the answer that held it.
+#[tokio::test]
+async fn a_lost_answer_is_given_again_also_before_damage() {
+    let (mut broker, mut api) = filled(1, 4).await;
+    let bad = "what will not be read again";
+    let request = PublishRequest {
+        topic: TOPIC.to_owned(),
+        messages: vec![message(0, bad)],
+        ..PublishRequest::default()
+    };
+    api.publisher.publish(request).await.unwrap();
+    broker.process.restart();
+    let mut api = broker.api().await;
+    // The partition is claimed, which needs a log without damage.
+    let asked = |received| PullRequest {
+        received: Some(received),
+        max_messages: 100,
+        ..pull("me")
+    };
+    let mut none = asked(0);
+    none.max_messages = 1;
+    let first = api.consumer.pull(none).await.unwrap().into_inner();
+    assert_eq!(pulled(&first), [0]);
+    garble(broker.process.data(), bad.as_bytes());
+    for _ in 0..3 {
+        let answer = api.consumer.pull(asked(first.answer)).await;
+        let answer = answer.unwrap().into_inner();
+        assert_eq!(pulled(&answer), [1, 2, 3], "as often as it is lost");
+    }
+    let arrived = api.consumer.pull(asked(first.answer)).await;
+    let arrived = arrived.unwrap().into_inner();
+    assert_eq!(pulled(&arrived), [1, 2, 3]);
+    let mut behind = asked(arrived.answer);
+    behind.wait = None;
+    let behind = api.consumer.pull(behind).await;
+    assert!(behind.is_err() || pulled(behind.unwrap().get_ref()).is_empty());
+}
+
+/// Overwrites a byte of this wherever it lies below the directory.
+fn garble(directory: &Path, what: &[u8]) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            garble(&path, what);
+            continue;
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        let found = bytes.windows(what.len()).position(|at| at == what);
+        if let Some(at) = found {
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.write_all_at(b"~", at as u64).unwrap();
+        }
+    }
+}
+
+/// An answer that was made again holds what arrived before: what is committed is not given a
+/// third time.
+#[tokio::test]
+async fn an_answer_is_not_given_again_below_the_commit() {
+    let (_broker, mut api) = filled(1, 12).await;
+    let asked = |received| PullRequest {
+        received: Some(received),
+        ..pull("me")
+    };
+    let first = api.consumer.pull(asked(0)).await.unwrap().into_inner();
+    assert_eq!(pulled(&first), [0, 1, 2, 3]);
+    // A call from before the first answer arrived.
+    let late = api.consumer.pull(asked(0)).await.unwrap().into_inner();
+    assert_eq!(pulled(&late), [0, 1, 2, 3]);
+    let mut next = asked(first.answer);
+    next.commits = vec![PartitionCommit {
+        partition: 0,
+        epoch: first.assignments[0].epoch,
+        offset: 3,
+    }];
+    let next = api.consumer.pull(next).await.unwrap().into_inner();
+    assert_eq!(next.commit_results[0].error, None);
+    assert_eq!(pulled(&next), [3, 4, 5, 6]);
 }
 
 /// Whoever does not count answers has them all, whatever became of them.

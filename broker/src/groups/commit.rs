@@ -129,6 +129,14 @@ impl Held {
         }
     }
 
+    /// The group's position, if it is of this epoch.
+    pub(super) fn committed(&self, partition: u32, epoch: u64) -> Option<u64> {
+        let live = self.live();
+        let shared = live.partition(partition).ok()?.shared();
+        let stored = shared.position(self.group_id)?;
+        stored.offset.filter(|_| stored.epoch == epoch)
+    }
+
     pub(super) fn fenced(&self) -> Refusal {
         Refusal::MemberFenced {
             group: self.group.clone(),

@@ -219,10 +219,14 @@ impl State {
         began.extend_from_slice(assignments);
     }
 
+    /// A lane that has given to this answer is not given up in it: if the answer is lost, the
+    /// lane has to give the same again.
     async fn take(&mut self, spec: PullSpec, pulled: &mut Pulled) -> Result<(), Refusal> {
         let (mut messages, mut bytes) = (spec.max_messages, spec.max_bytes);
         while messages > 0 && bytes > 0 {
-            let Some(step) = self.session.look(false, (messages, bytes)).await? else {
+            let gave = |number| pulled.records.iter().any(|(p, _)| *p == number);
+            let left = (messages, bytes);
+            let Some(step) = self.session.look(false, left, gave).await? else {
                 return Ok(());
             };
             messages = messages.saturating_sub(step.messages);

@@ -228,13 +228,16 @@ impl MemberSession {
         self.lanes.iter().map(assignment).collect()
     }
 
-    /// The lanes stand again where they stood then, as far as they still are the same.
+    /// The lanes stand again where they stood then, as far as they still are the same. What is
+    /// committed since has arrived, whatever was said of it.
     pub(super) fn go_back(&mut self, then: &[Assignment]) {
         for lane in &mut self.lanes {
             let same =
                 |a: &&Assignment| (a.partition, a.epoch) == (lane.lane.partition(), lane.epoch);
             if let Some(assignment) = then.iter().find(same) {
-                lane.lane.go_back(assignment.position);
+                let committed = self.held.committed(assignment.partition, lane.epoch);
+                let from = assignment.position.max(committed.unwrap_or(0));
+                lane.lane.go_back(from.min(lane.lane.next()));
             }
         }
     }
@@ -253,11 +256,13 @@ impl MemberSession {
         Ok(true)
     }
 
-    /// One round over the lanes.
+    /// One round over the lanes. A lane that cannot read on is given up, unless it shall be kept:
+    /// then the round ends there, and the next one meets the same.
     pub(super) async fn look(
         &mut self,
         raw: bool,
         credit: (u64, u64),
+        keep: impl Fn(u32) -> bool,
     ) -> Result<Option<Step>, Refusal> {
         if self.paused {
             return Ok(None);
@@ -276,6 +281,7 @@ impl MemberSession {
                 Err(refusal @ (Refusal::TopicNotFound { .. } | Refusal::Draining)) => {
                     return Err(refusal);
                 }
+                Err(_) if keep(lane.partition()) => return Ok(None),
                 Err(refusal) => {
                     let stop = Stop {
                         partition: lane.partition(),
@@ -319,7 +325,7 @@ impl MemberSession {
             let wanted = !self.paused && !self.lanes.is_empty();
             let left = credit.now();
             if let Some(left) = left.filter(|_| wanted)
-                && let Some(step) = self.look(raw, left).await?
+                && let Some(step) = self.look(raw, left, |_| false).await?
             {
                 credit.take(step.messages, step.bytes);
                 return Ok(Some(Happening::Delivered(step.event)));
