@@ -1,6 +1,6 @@
 //! Where reading is in each partition, and which records of a batch are wanted: pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aqueduct_proto::v1;
 use bytes::Bytes;
@@ -32,6 +32,8 @@ impl Cursor {
 pub(super) struct Cursors {
     /// `None` until the broker has said what will be read.
     cursors: Option<BTreeMap<u32, Cursor>>,
+    /// Found later, and asked for since the last failure: their ranges may be on their way.
+    asked: BTreeSet<u32>,
 }
 
 impl Cursors {
@@ -50,10 +52,23 @@ impl Cursors {
         }
     }
 
-    /// One more than the highest partition that is read; `None` if that is not known yet.
-    pub(super) fn count(&self) -> Option<u32> {
-        let (highest, _) = self.cursors.as_ref()?.last_key_value()?;
-        Some(highest.saturating_add(1))
+    /// The broker has said what will be read.
+    pub(super) fn are_known(&self) -> bool {
+        self.cursors.is_some()
+    }
+
+    /// Those of so many partitions that are neither read nor asked for.
+    pub(super) fn missing(&self, partitions: u32) -> Vec<u32> {
+        let is_read = |partition: &u32| {
+            let cursors = self.cursors.as_ref();
+            cursors.is_some_and(|it| it.contains_key(partition)) || self.asked.contains(partition)
+        };
+        (0..partitions).filter(|it| !is_read(it)).collect()
+    }
+
+    /// There is a call for a partition that was missing.
+    pub(super) fn asked_for(&mut self, partition: u32) {
+        self.asked.insert(partition);
     }
 
     /// Notes what the broker says; returns the next offset.
@@ -137,8 +152,10 @@ impl Cursors {
         })
     }
 
-    /// What to ask for after a failure.
-    pub(super) fn requests(&self, first: &v1::ReadRequest, left: u64) -> Vec<v1::ReadRequest> {
+    /// What to ask for after a failure. A partition whose range had not arrived by then is
+    /// missing again.
+    pub(super) fn requests(&mut self, first: &v1::ReadRequest, left: u64) -> Vec<v1::ReadRequest> {
+        self.asked.clear();
         let max_messages = if left == u64::MAX { 0 } else { left };
         let Some(cursors) = &self.cursors else {
             return vec![v1::ReadRequest {

@@ -29,7 +29,7 @@ pub use builder::ReaderBuilder;
 
 use crate::{Client, Error, Record, backoff::Backoff, connection::Connection};
 use cursor::Cursors;
-use refresh::{Look, Looking};
+use refresh::Looking;
 use source::{Item, Source};
 
 /// Something that a [`Reader`] has to tell.
@@ -231,26 +231,40 @@ impl Reader {
         let ReaderState::Live(sources) = &mut self.state else {
             return;
         };
-        let Some(known) = self.cursors.count().filter(|_| all) else {
+        if !all || !self.cursors.are_known() {
             return;
-        };
-        let look = || Look {
-            client: self.client.clone(),
-            connection: self.connection.clone(),
-            request: v1::ReadRequest {
-                max_messages: if self.left == u64::MAX { 0 } else { self.left },
-                ..request.clone()
-            },
-            known,
-            credit: self.plan.credit.map(|it| (it / u64::from(known)).max(1)),
-        };
-        let looking = self
-            .looking
-            .get_or_insert_with(|| look().after(self.plan.partitions_interval));
-        if let Poll::Ready(found) = looking.as_mut().poll(context) {
-            sources.extend(found);
-            self.looking = None;
-            context.waker().wake_by_ref();
+        }
+        loop {
+            let (pause, client) = (self.plan.partitions_interval, &self.client);
+            let look = || Looking::after(pause, client.clone(), request.topic.clone());
+            let next = match self.looking.get_or_insert_with(look) {
+                Looking::Counting(counting) => {
+                    let Poll::Ready(partitions) = counting.as_mut().poll(context) else {
+                        return;
+                    };
+                    let missing = self.cursors.missing(partitions);
+                    (!missing.is_empty()).then(|| {
+                        let request = v1::ReadRequest {
+                            max_messages: if self.left == u64::MAX { 0 } else { self.left },
+                            ..request.clone()
+                        };
+                        let credit = self.plan.credit;
+                        let share = credit.map(|it| (it / u64::from(partitions)).max(1));
+                        Looking::open(missing, self.connection.clone(), request, share)
+                    })
+                }
+                Looking::Opening(opening) => {
+                    let Poll::Ready(found) = opening.as_mut().poll(context) else {
+                        return;
+                    };
+                    for (partition, source) in found {
+                        self.cursors.asked_for(partition);
+                        sources.push(source);
+                    }
+                    None
+                }
+            };
+            self.looking = next;
         }
     }
 

@@ -1,8 +1,8 @@
 //! Partitions that are added while a reader follows all of a topic.
 //!
-//! Looks from time to time how many there are, and opens a call for each new one, from its first
-//! message: whatever is in it was published after reading began. Where nothing can be learnt the
-//! next look will.
+//! Asks from time to time how many there are, and opens a call for each that is not read, from
+//! its first message: whatever is in it was published after reading began. Which ones those are
+//! is decided when the answer is there. Where nothing can be learnt the next look will.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -11,40 +11,47 @@ use aqueduct_proto::v1;
 use super::source::Source;
 use crate::{Client, From, connection::Connection};
 
-/// Ends with the calls for what is new, if anything is.
-pub(super) type Looking = Pin<Box<dyn Future<Output = Vec<Source>> + Send>>;
+type Eventually<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// What a look needs to know.
-pub(super) struct Look {
-    pub(super) client: Client,
-    pub(super) connection: Connection,
-    /// As the reader's, for all partitions.
-    pub(super) request: v1::ReadRequest,
-    /// Partitions that are read already.
-    pub(super) known: u32,
-    pub(super) credit: Option<u64>,
+/// One look.
+pub(super) enum Looking {
+    /// How many partitions there are.
+    Counting(Eventually<u32>),
+    /// A call for each that is not read.
+    Opening(Eventually<Vec<(u32, Source)>>),
 }
 
-impl Look {
-    pub(super) fn after(self, pause: Duration) -> Looking {
-        Box::pin(async move {
+impl Looking {
+    pub(super) fn after(pause: Duration, client: Client, topic: String) -> Looking {
+        Looking::Counting(Box::pin(async move {
             tokio::time::sleep(pause).await;
-            let found = self.client.get_topic(&self.request.topic).await;
-            let partitions = found.map_or(0, |topic| topic.partitions);
-            let mut sources = Vec::new();
-            for partition in self.known..partitions {
+            let found = client.get_topic(&topic).await;
+            found.map_or(0, |topic| topic.partitions)
+        }))
+    }
+
+    /// With the reader's request for all partitions, and the credit of each call.
+    pub(super) fn open(
+        partitions: Vec<u32>,
+        connection: Connection,
+        all: v1::ReadRequest,
+        credit: Option<u64>,
+    ) -> Looking {
+        Looking::Opening(Box::pin(async move {
+            let mut sources = Vec::with_capacity(partitions.len());
+            for partition in partitions {
                 let request = v1::ReadRequest {
                     partitions: vec![partition],
                     from: Some(From::Start.into_proto()),
-                    ..self.request.clone()
+                    ..all.clone()
                 };
-                match Source::open(&self.connection, request, self.credit).await {
-                    Ok(source) => sources.push(source),
-                    // Never one without those before it: the next look counts on from here.
+                match Source::open(&connection, request, credit).await {
+                    Ok(source) => sources.push((partition, source)),
+                    // The next look finds the rest.
                     Err(_) => break,
                 }
             }
             sources
-        })
+        }))
     }
 }

@@ -123,3 +123,27 @@ fn an_empty_range_is_done_at_once() {
     assert_eq!(open.caught_up(&told), 5);
     assert!(open.all_caught_up() && !open.all_done());
 }
+
+#[test]
+fn partitions_that_are_not_read_are_missing_wherever_they_are() {
+    let opened = |partition| v1::ReadRange {
+        partition,
+        from: 0,
+        until: None,
+    };
+    let mut cursors = Cursors::default();
+    assert!(!cursors.are_known());
+    cursors.open(&[opened(0)]);
+    assert_eq!(cursors.missing(1), [0_u32; 0]);
+    assert_eq!(cursors.missing(4), [1, 2, 3]);
+    for partition in 1..4 {
+        cursors.asked_for(partition);
+    }
+    assert_eq!(cursors.missing(4), [0_u32; 0], "not asked for twice");
+    // The connection breaks when only the range of one of them has arrived.
+    cursors.open(&[opened(2)]);
+    let requests = cursors.requests(&v1::ReadRequest::default(), u64::MAX);
+    let partitions: Vec<_> = requests.iter().map(|it| it.partitions[0]).collect();
+    assert_eq!(partitions, [0, 2]);
+    assert_eq!(cursors.missing(4), [1, 3]);
+}
