@@ -152,6 +152,8 @@ pub enum Refusal {
         "group \"{group}\" has no member \"{member}\": it has left, or was not heard of within its session"
     )]
     MemberUnknown { group: String, member: String },
+    #[error("member \"{member}\" was removed from group \"{group}\" by a call of Leave")]
+    MemberRemoved { group: String, member: String },
     #[error("member \"{member}\" of group \"{group}\" is fenced: another connection has its place")]
     MemberFenced { group: String, member: String },
     #[error(
@@ -248,6 +250,7 @@ impl Refusal {
             Refusal::GroupNotEmpty { .. } => (Code::FailedPrecondition, "GROUP_NOT_EMPTY"),
             Refusal::GroupChanged { .. } => (Code::Aborted, "ETAG_MISMATCH"),
             Refusal::MemberUnknown { .. } => (Code::NotFound, "MEMBER_UNKNOWN"),
+            Refusal::MemberRemoved { .. } => (Code::FailedPrecondition, "MEMBER_REMOVED"),
             Refusal::MemberFenced { .. } => (Code::FailedPrecondition, "MEMBER_FENCED"),
             Refusal::CommitFenced { .. } => (Code::FailedPrecondition, "COMMIT_FENCED"),
             Refusal::CommitBackwards { .. } => (Code::FailedPrecondition, "COMMIT_BACKWARDS"),
@@ -392,7 +395,9 @@ impl Refusal {
                 ("expected", expected.clone()),
                 ("actual", actual.clone()),
             ],
-            Refusal::MemberUnknown { group, member } | Refusal::MemberFenced { group, member } => {
+            Refusal::MemberUnknown { group, member }
+            | Refusal::MemberRemoved { group, member }
+            | Refusal::MemberFenced { group, member } => {
                 vec![("group", group.clone()), ("member", member.clone())]
             }
             Refusal::CommitFenced {

@@ -12,6 +12,7 @@ use aqueduct_client::{
     Client, CommitMode, Error, From, GroupConsumer, GroupEvent, GroupState, GroupUpdate, Message,
     NewGroup, NewTopic, Received, Seek, StartPolicy,
 };
+use aqueduct_proto::v1::LeaveRequest;
 use aqueduct_tests::process::{PATIENCE, example};
 use futures::StreamExt as _;
 
@@ -336,6 +337,30 @@ async fn groups_from_outside() {
     consumer.close().await.unwrap();
     groups.delete("orders", "bill").await.unwrap();
     assert_eq!(groups.list(None).await.unwrap().len(), 1);
+}
+
+/// Who was removed by a call does not come straight back.
+#[tokio::test]
+async fn a_member_that_is_removed_ends() {
+    let broker = Fixture::new();
+    let client = connect(&broker).await;
+    create(&client, 1).await;
+    publish(&client, 1, 1).await;
+    let consumer = client.consumer("orders").group("bill");
+    let mut consumer = consumer.build().await.unwrap();
+    next(&mut consumer).await;
+    let members = client.groups().members("orders", "bill").await.unwrap();
+    let leave = LeaveRequest {
+        topic: "orders".to_owned(),
+        group: "bill".to_owned(),
+        member_id: members[0].member_id.clone(),
+    };
+    broker.api().await.consumer.leave(leave).await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, consumer.next()).await;
+    let ended = ended.expect("an end").unwrap().unwrap_err();
+    assert_eq!(ended.reason(), "MEMBER_REMOVED");
+    let members = client.groups().members("orders", "bill").await.unwrap();
+    assert!(members.is_empty(), "{members:?}");
 }
 
 #[tokio::test]

@@ -144,6 +144,13 @@ impl Held {
         }
     }
 
+    pub(super) fn removed(&self) -> Refusal {
+        Refusal::MemberRemoved {
+            group: self.group.clone(),
+            member: self.member_id.clone(),
+        }
+    }
+
     pub(super) fn unknown(&self) -> Refusal {
         Refusal::MemberUnknown {
             group: self.group.clone(),

@@ -254,7 +254,7 @@ impl Coordinator {
             return false;
         };
         if let Some(conn) = self.members[&slot].conn {
-            self.effects.push(Effect::Tell(conn, Tell::Expired));
+            self.effects.push(Effect::Tell(conn, Tell::Removed));
         }
         self.remove(slot);
         self.settle(now_ms);

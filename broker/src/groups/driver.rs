@@ -500,7 +500,7 @@ impl Driver {
     }
 
     fn tell(&mut self, conn: Conn, tell: Tell) {
-        let last = matches!(tell, Tell::Fenced | Tell::Expired);
+        let last = matches!(tell, Tell::Fenced | Tell::Expired | Tell::Removed);
         let Some(connection) = self.conns.get(&conn) else {
             return;
         };

@@ -186,6 +186,7 @@ impl MemberSession {
             }
             Tell::Fenced => Err(self.held.fenced()),
             Tell::Expired => Err(self.held.unknown()),
+            Tell::Removed => Err(self.held.removed()),
         }
     }
 

@@ -107,6 +107,8 @@ pub(crate) enum Tell {
     Fenced,
     /// It was not heard of in time.
     Expired,
+    /// Somebody let it leave by a call.
+    Removed,
 }
 
 /// What the driver does.

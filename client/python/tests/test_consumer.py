@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -246,6 +247,39 @@ async def test_the_topic_is_deleted(client: Client, topic: str) -> None:
         await client.topics.delete(topic)
         with pytest.raises(aqueduct.TopicNotFound):
             await soon(anext(consumer))
+
+
+async def test_a_removed_member_ends(client: Client, topic: str) -> None:
+    await fill(client, topic, 1)
+    async with client.consumer(topic, "g") as consumer:
+        await take(consumer, 1)
+        await client.leave(topic, "g", consumer.member_id)
+        with pytest.raises(aqueduct.MemberRemoved):
+            await soon(anext(consumer))
+    assert await client.groups.members(topic, "g") == []
+
+
+async def test_a_deleted_group_is_not_made_again(client: Client, server: str, topic: str) -> None:
+    async def delete() -> None:
+        async with await Client.connect(server) as other:
+            while True:
+                try:
+                    return await other.groups.delete(topic, "g")
+                except aqueduct.GroupNotEmpty:
+                    await asyncio.sleep(0.1)
+
+    await fill(client, topic, 1)
+    await client.groups.create(topic, "g", session_timeout=1)
+    async with client.consumer(topic, "g") as consumer:
+        await take(consumer, 1)
+        # Here everything stands still for longer than the session.
+        deleting = threading.Thread(target=lambda: asyncio.run(delete()))
+        deleting.start()
+        deleting.join()
+        with pytest.raises(aqueduct.GroupNotFound):
+            await soon(anext(consumer))
+    with pytest.raises(aqueduct.GroupNotFound):
+        await client.groups.get(topic, "g")
 
 
 async def test_what_retention_took_is_told(client: Client, topic: str) -> None:

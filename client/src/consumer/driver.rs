@@ -25,7 +25,7 @@ pub(super) struct Driver {
 }
 
 /// Whether to join again after this. A member that was not heard of for too long (the process
-/// or the machine stood still) has lost its place and nothing else.
+/// or the machine stood still) has lost its place and nothing else. One that was removed has not.
 fn heals(error: &Error) -> bool {
     error.is_retryable() || error.reason() == "MEMBER_UNKNOWN"
 }
@@ -47,6 +47,8 @@ impl Driver {
     fn joined(&mut self, wire: &Wire) {
         // Under the same id again, so that the broker knows whose partitions they were.
         self.open.member_id.clone_from(&wire.member_id);
+        // Whoever deletes the group meanwhile does not want it back with all messages to come again.
+        self.open.must_exist = true;
         let member_id = wire.member_id.clone();
         self.shared.drive(|inner| {
             inner.member_id.clone_from(&member_id);

@@ -156,6 +156,21 @@ async fn comes_back_under_its_name_and_reads_on_from_the_position() {
     assert_eq!((position.unwrap(), commits), (10, vec![(0, 9, 10)]));
 }
 
+/// A group that is deleted while its member is away is not made anew, with everything to come
+/// again.
+#[tokio::test]
+async fn does_not_create_the_group_when_it_comes_back() {
+    let mut broker = Broker::start().await;
+    let (mut consumer, call) = join(&mut broker, |builder| builder).await;
+    assert!(!call.open.must_exist);
+    call.fail(Status::unavailable("broken")).await;
+    let call = broker.call().await;
+    assert!(call.open.must_exist);
+    call.fail(Status::not_found("the group was deleted")).await;
+    let end = consumer.next().await.unwrap().unwrap_err();
+    assert!(matches!(end, Error::NotFound(_)), "{end:?}");
+}
+
 #[tokio::test]
 async fn says_that_it_lives_while_nobody_asks_for_messages() {
     let mut broker = Broker::start().await;

@@ -130,7 +130,7 @@ impl World {
                         revoking.retain(|p| !partitions.contains(p));
                     }
                 }
-                Tell::Fenced | Tell::Expired => self.end(conn),
+                Tell::Fenced | Tell::Expired | Tell::Removed => self.end(conn),
                 Tell::Paused(_) => {}
             }
         }

@@ -257,7 +257,8 @@ class Consumer:
                     await self._session()
                     return
                 except (Unavailable, MemberUnknown) as error:
-                    # Unknown is who was not heard of for too long: it joins again.
+                    # Unknown is who was not heard of for too long: it joins again. Who was
+                    # removed does not.
                     self._disconnected(error)
                     await self._wait_after(error)
         except AqueductError as error:
@@ -359,6 +360,8 @@ class Consumer:
 
     def _receive_opened(self, opened: consumer_pb2.ConsumeOpened) -> None:
         self._opening.member_id = opened.member_id
+        # Whoever deletes the group while we are away does not want it back.
+        self._opening.must_exist = True
         interval = opened.heartbeat_interval
         self._heartbeat = max(0.05, interval.seconds + interval.nanos / 1e9)
         self._failing_since = None

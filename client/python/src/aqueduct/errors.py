@@ -174,6 +174,10 @@ class MemberFenced(Fenced):
     """Another member has come with this instance id."""
 
 
+class MemberRemoved(Fenced):
+    """Somebody called `leave` for this member while it was in the group."""
+
+
 class CommitFenced(Fenced):
     """The partition was given to somebody else (or moved by a seek) since the message was
     delivered; if the position was not committed before, the message is delivered again."""
@@ -269,6 +273,7 @@ BY_REASON: dict[str, type[AqueductError]] = {
     "COMMIT_BACKWARDS": CommitBackwards,
     "PRODUCER_FENCED": ProducerFenced,
     "MEMBER_FENCED": MemberFenced,
+    "MEMBER_REMOVED": MemberRemoved,
     "COMMIT_FENCED": CommitFenced,
     "NOT_ASSIGNED": NotAssigned,
     "LIMIT_REACHED": LimitReached,
