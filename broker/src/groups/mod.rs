@@ -27,6 +27,7 @@ pub(crate) mod pull;
 mod requests;
 pub(crate) mod seek;
 pub(crate) mod session;
+mod skips;
 mod start;
 pub(crate) mod terms;
 

@@ -2,10 +2,11 @@
 //!
 //! A pull commits first, then answers what there is, or waits for it. What the coordinator asks
 //! back is given back at the member's next pull (or during its wait): what it had pulled of it
-//! and not committed comes again elsewhere. Of two pulls at a time the older one is answered
-//! with nothing. A pull that was cut off before its answer does not count: the next one begins
+//! and not committed comes again elsewhere. Of two pulls at a time the older one waits no
+//! longer. A pull that was cut off before its answer does not count: the next one begins
 //! where it began. Nor does an answer that was lost on the way, if the member says which one
-//! arrived last: answers are numbered, and what any other one held is handed out again.
+//! arrived last: answers are numbered, and what any other one held is handed out again, as far
+//! as it is not committed.
 
 use std::{
     sync::{
@@ -25,6 +26,7 @@ use super::{
     commit::Held,
     requests::Request,
     session::{Happening, MemberSession},
+    skips::Skips,
     terms::{Assignment, LostReason},
 };
 use crate::{error::Refusal, lanes::Event, services::Services};
@@ -57,10 +59,7 @@ struct State {
     unconfirmed: Option<u64>,
     /// Number of the last answer.
     answer: u64,
-    /// Skipped ranges that were not told yet, by partition.
-    skipped: Vec<Assignment>,
-    /// Those that the unconfirmed answer told.
-    told: Vec<Assignment>,
+    skips: Skips,
     /// Partitions of which nothing is delivered until a seek.
     stuck: Vec<(u32, LostReason)>,
 }
@@ -87,8 +86,7 @@ impl PullSession {
                 unconfirmed: None,
                 // A number of an earlier session of this member must not be taken for one of this.
                 answer: u64::from(rand::random::<u32>()),
-                skipped: Vec::new(),
-                told: Vec::new(),
+                skips: Skips::default(),
                 stuck: Vec::new(),
             }),
             newest: AtomicU64::new(0),
@@ -156,10 +154,10 @@ impl State {
             (Some(answer), Some(received)) => answer == received,
         };
         if arrived {
-            self.told.clear();
+            self.skips.arrived();
         } else {
             self.session.go_back(&self.began);
-            self.skipped.append(&mut self.told);
+            self.skips.lost();
         }
         self.began = self.session.standing();
     }
@@ -168,13 +166,7 @@ impl State {
     /// of this answer.
     fn end(&mut self) -> (Vec<Assignment>, u64) {
         let mut assignments = self.session.standing();
-        for told in &self.skipped {
-            let same = |a: &&mut Assignment| (a.partition, a.epoch) == (told.partition, told.epoch);
-            if let Some(assignment) = assignments.iter_mut().find(same) {
-                assignment.skipped = told.skipped;
-            }
-        }
-        self.told = std::mem::take(&mut self.skipped);
+        self.skips.tell(&mut assignments);
         self.answer += 1;
         self.unconfirmed = Some(self.answer);
         (assignments, self.answer)
@@ -187,18 +179,21 @@ impl State {
                 Happening::Assigned(assignments) => {
                     self.stuck
                         .retain(|(p, _)| !assignments.iter().any(|a| a.partition == *p));
-                    self.skipped
-                        .extend(assignments.iter().filter(|a| a.skipped.is_some()));
+                    self.skips.note(&assignments);
                     self.note(&assignments);
                 }
                 Happening::Revoking { partitions, .. } => {
                     self.session.held().lose(&partitions);
+                    self.skips.forget(&partitions);
                     let conn = self.session.link().conn;
                     let released = Request::Released { conn, partitions };
                     self.session.link().send(released).await;
                 }
                 Happening::Lost { partitions, reason } => {
                     self.stuck.retain(|(p, _)| !partitions.contains(p));
+                    if reason == LostReason::Revoked {
+                        self.skips.forget(&partitions);
+                    }
                     if matches!(
                         reason,
                         LostReason::Overrun | LostReason::NoPosition | LostReason::Damaged
