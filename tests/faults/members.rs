@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeSet,
+    fs::File,
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -72,8 +74,10 @@ async fn shares(api: &mut Api) -> Vec<usize> {
 struct Stoppable(Child);
 
 impl Stoppable {
-    fn start(mut command: Command) -> Self {
-        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
+    /// What it prints goes to a file.
+    fn start(mut command: Command, output: &Path) -> Self {
+        let output = File::create(output).unwrap();
+        let quiet = command.stdin(Stdio::null()).stdout(output);
         Self(quiet.spawn().unwrap())
     }
 
@@ -88,6 +92,20 @@ impl Drop for Stoppable {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Partition and offset of each message that was printed, in order; a line that is being written
+/// is left out.
+fn printed(output: &Path) -> Vec<(u32, u64)> {
+    let text = std::fs::read_to_string(output).unwrap();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let message = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).unwrap();
+        let partition = message["partition"].as_u64().unwrap();
+        let offset = message["offset"].as_u64().unwrap();
+        (u32::try_from(partition).unwrap(), offset)
+    };
+    whole.lines().map(message).collect()
 }
 
 /// Lets a member live until the question is answered with yes.
@@ -107,7 +125,9 @@ async fn a_member_that_is_stopped_loses_its_place_and_comes_back() {
     let mut api = Api::connect(broker.address()).await;
     create(&mut api, 4, Duration::from_secs(2)).await;
     let cli = Cli::new(broker.address());
-    let stopped = Stoppable::start(cli.command(&["sub", TOPIC, "-g", GROUP, "-o", "jsonl"]));
+    let output = directory.path().join("printed");
+    let command = cli.command(&["sub", TOPIC, "-g", GROUP, "-o", "jsonl"]);
+    let stopped = Stoppable::start(command, &output);
     let mut other = Member::join(&api, open(TOPIC, GROUP)).await;
     let mut ask = api.clone();
     until("two each", &mut other, async || {
@@ -155,6 +175,23 @@ async fn a_member_that_is_stopped_loses_its_place_and_comes_back() {
         theirs.clone().count() == 2 && theirs.clone().all(|it| it.position == Some(110))
     })
     .await;
+    // What it printed is in order and comes once; of what it has at the end nothing is missing.
+    let printed = printed(&output);
+    for partition in 0..4 {
+        let offsets = printed.iter().filter(|(p, _)| *p == partition);
+        let offsets: Vec<u64> = offsets.map(|(_, offset)| *offset).collect();
+        assert!(
+            offsets.is_sorted_by(|a, b| a < b),
+            "{partition}: {offsets:?}"
+        );
+        let last: Vec<u64> = if mine.contains(&partition) {
+            Vec::new()
+        } else {
+            (100..110).collect()
+        };
+        let late = offsets.iter().filter(|offset| **offset >= 100);
+        assert_eq!(late.copied().collect::<Vec<_>>(), last, "{partition}");
+    }
 }
 
 /// Bounded: the thousand and first is refused; whoever has no partition waits for one.
