@@ -5,6 +5,7 @@
 //! - [`request`] makes a message of path, query and body; [`json`] is the one place that reads JSON
 //! - [`call`] hands it to the gRPC services of this process and reads their frames
 //! - [`raw`] and [`cloud_events`] take messages that are no JSON
+//! - [`renders`] makes the pages that are large
 //! - [`body`] bounds what arrives, [`status`] says what was refused
 //!
 //! Promises: a request means the same here and in gRPC; every error is a `google.rpc.Status`.
@@ -16,6 +17,7 @@ mod cloud_events;
 mod json;
 mod openapi;
 mod raw;
+mod renders;
 mod request;
 mod schema;
 mod status;
@@ -30,7 +32,7 @@ use http::{
     HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header, request::Parts,
 };
 use http_body_util::{Full, StreamBody};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tonic::{Code, body::Body, service::Routes};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer as _, Service as _};
@@ -39,6 +41,7 @@ use self::{
     body::Budget,
     call::call,
     json::{frame, to_json},
+    renders::Renders,
     schema::Schema,
     status::Problem,
     table::{Found, Page, Table, Target},
@@ -51,9 +54,6 @@ pub(crate) type AnswerBody = Body;
 /// JSON above this size is read on a thread that may take its time, bytes.
 const LARGE_JSON: usize = 256 << 10;
 
-/// Pages of metrics that are rendered at a time.
-const RENDERS: usize = 2;
-
 /// The door. Shared by all connections.
 pub(crate) struct Door {
     api: OnceLock<Result<Arc<Api>, String>>,
@@ -61,7 +61,7 @@ pub(crate) struct Door {
     web: GrpcWebService<Routes>,
     services: Arc<Services>,
     budget: Budget,
-    renders: Semaphore,
+    renders: Renders,
 }
 
 /// What JSON needs to know of the methods. It takes megabytes, so a node that is only spoken to in
@@ -96,7 +96,7 @@ impl Door {
             grpc,
             services,
             budget: Budget::new(),
-            renders: Semaphore::new(RENDERS),
+            renders: Renders::new(),
         }
     }
 
@@ -298,15 +298,11 @@ impl Door {
         self.render(move || metrics::render(&services, &lags)).await
     }
 
-    /// Renders metrics beside the connections that this thread serves, a few at a time: of a
-    /// large node they are large.
     async fn render(
         &self,
         render: impl FnOnce() -> String + Send + 'static,
     ) -> Result<Response<Body>, Problem> {
-        // An error would mean that the semaphore was closed, which nobody does.
-        let _turn = self.renders.acquire().await;
-        let rendered = tokio::task::spawn_blocking(render).await;
+        let rendered = self.renders.run(render).await;
         let rendered = rendered.map_err(|error| Problem::internal(error.to_string()))?;
         Ok(respond(metrics::CONTENT_TYPE, text(rendered)))
     }
