@@ -352,7 +352,7 @@ fn topics(services: &Services, scrape: &mut Scrape) {
 /// seconds are the greatest.
 fn groups(count: usize, lags: &Lags, scrape: &mut Scrape) {
     scrape.gauge("aqueduct_groups", "Consumer groups", count as f64);
-    // Before the first look ends there is nothing to be old; the families are empty then.
+    // The families are empty until the first look ends; the age is that of the look then.
     scrape.gauge(
         "aqueduct_group_lag_age_seconds",
         "How long ago the lags below were looked up; more than 0 where there are many",

@@ -52,7 +52,7 @@ impl Round {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Lags {
     pub(crate) groups: Arc<Vec<GroupLag>>,
-    /// None if no round has ended yet.
+    /// While no round has ended, since the first one began; none before that.
     pub(crate) age: Option<Duration>,
 }
 
@@ -62,6 +62,8 @@ pub(super) struct Board(Mutex<State>);
 
 #[derive(Default)]
 struct State {
+    /// When the first round began.
+    first: Option<Instant>,
     last: Option<Round>,
     /// Closes when the round under way ends.
     running: Option<watch::Receiver<()>>,
@@ -71,10 +73,11 @@ impl Board {
     fn lags(&self) -> Lags {
         let state = self.0.lock();
         let last = state.last.as_ref();
-        last.map_or_else(Lags::default, |round| Lags {
-            groups: round.lags.clone(),
-            age: Some(round.began.elapsed()),
-        })
+        let since = last.map(|round| round.began).or(state.first);
+        Lags {
+            groups: last.map(|round| round.lags.clone()).unwrap_or_default(),
+            age: since.map(|since| since.elapsed()),
+        }
     }
 }
 
@@ -102,6 +105,7 @@ impl Services {
         if state.last.as_ref().is_some_and(|last| last.is_fresh(now)) {
             return None;
         }
+        state.first.get_or_insert(now);
         let (under_way, running) = watch::channel(());
         let services = self.clone();
         tokio::spawn(async move {
@@ -163,6 +167,23 @@ impl Services {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A first look that hangs can be noticed.
+    #[test]
+    fn lags_age_also_before_there_are_any() {
+        let board = Board::default();
+        assert_eq!(board.lags().age, None);
+        let now = Instant::now();
+        let long = Duration::from_secs(60);
+        board.0.lock().first = now.checked_sub(long);
+        assert!(board.lags().age.is_some_and(|age| age >= long));
+        board.0.lock().last = Some(Round {
+            lags: Arc::default(),
+            began: now,
+            took: Duration::ZERO,
+        });
+        assert!(board.lags().age.is_some_and(|age| age < long));
+    }
 
     #[test]
     fn only_costly_rounds_are_used_again() {
