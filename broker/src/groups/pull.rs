@@ -120,7 +120,7 @@ impl PullSession {
             if !pulled.records.is_empty() {
                 break;
             }
-            if let Some(refusal) = state.refusal(&self.held) {
+            if let Some(refusal) = state.refusal() {
                 return Err(refusal);
             }
             let replaced = self.replaced.notified();
@@ -236,11 +236,11 @@ impl State {
     }
 
     /// Everything that the member has waits for a seek.
-    fn refusal(&self, held: &Held) -> Option<Refusal> {
+    fn refusal(&self) -> Option<Refusal> {
         let (number, reason) = self.stuck.first()?;
         if !self.session.standing().is_empty() {
             return None;
         }
-        held.stuck(*number, *reason)
+        self.session.stuck(*number, *reason)
     }
 }

@@ -5,7 +5,10 @@
 //! partition any more. It waits by being woken, never by looking again. Deciding who has what is
 //! the coordinator's; whether a commit counts is the partition's.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::sync::{Notify, mpsc};
@@ -90,6 +93,8 @@ pub(crate) struct MemberSession {
     controls: mpsc::Receiver<Control>,
     held: Arc<Held>,
     lanes: Vec<MemberLane>,
+    /// Why lanes were given up, by partition.
+    stops: BTreeMap<u32, Refusal>,
     turn: usize,
     wake: Arc<Notify>,
     paused: bool,
@@ -111,6 +116,7 @@ impl MemberSession {
             controls,
             held,
             lanes: Vec::new(),
+            stops: BTreeMap::new(),
             turn: 0,
             wake: Arc::new(Notify::new()),
             paused: false,
@@ -196,6 +202,7 @@ impl MemberSession {
         let cursor = partition.cursor(assignment.position);
         cursor.register(&self.wake);
         self.drop_lane(assignment.partition);
+        self.stops.remove(&assignment.partition);
         self.held.gain(assignment.partition, assignment.epoch);
         self.lanes.push(MemberLane {
             lane: Lane::new(cursor, None),
@@ -227,6 +234,13 @@ impl MemberSession {
             skipped: None,
         };
         self.lanes.iter().map(assignment).collect()
+    }
+
+    /// Why nothing of a partition is delivered.
+    pub(super) fn stuck(&self, partition: u32, reason: LostReason) -> Option<Refusal> {
+        let damaged = self.stops.get(&partition).cloned();
+        let damaged = damaged.filter(|_| reason == LostReason::Damaged);
+        damaged.or_else(|| self.held.stuck(partition, reason))
     }
 
     /// The lanes stand again where they stood then, as far as they still are the same. What is
@@ -293,6 +307,7 @@ impl MemberSession {
                     self.lanes.remove(self.turn);
                     tracing::warn!(partition = stop.partition, %refusal,
                         "a member cannot read on");
+                    self.stops.insert(stop.partition, refusal);
                     let conn = self.link.conn;
                     self.link.send(Request::Stopped { conn, stop }).await;
                     if self.lanes.is_empty() {
