@@ -543,3 +543,23 @@ fn connections_are_kept_and_requests_may_queue() {
         assert_eq!(answer["offset"], n.to_string(), "in order");
     }
 }
+
+/// A client that forgets to fill in a template sends it as it stands.
+#[test]
+fn a_template_is_a_path_like_any_other() {
+    let (mut broker, mut http) = with_topic(1);
+    let document = http.get("/openapi.json").ok();
+    let paths = document["paths"].as_object().unwrap();
+    let mut tried = 0;
+    for (path, verbs) in paths {
+        for verb in verbs.as_object().unwrap().keys() {
+            let answer = http.send(&verb.to_uppercase(), path, &[], b"");
+            assert_ne!(answer.status, 500, "{verb} {path}: {}", answer.text());
+            tried += usize::from(path.contains('{'));
+        }
+    }
+    assert!(tried > 10, "{tried} templates");
+    let raw = http.send("POST", "/v1/topics/{topic}/messages", &[], b"x");
+    raw.refused(400, "INVALID_ARGUMENT");
+    broker.assert_serves();
+}

@@ -158,7 +158,8 @@ impl Door {
             let whole = self.budget.read(body, MAX_REQUEST_BYTES).await?;
             match target {
                 Target::Page(Page::RawPublish) => {
-                    self.publish_raw(&captures[0], &mut parts, whole.bytes.clone())
+                    let topic = captures.first().map_or("", String::as_str);
+                    self.publish_raw(topic, &mut parts, whole.bytes.clone())
                         .await
                 }
                 Target::Page(Page::Metrics) => self.metrics(&parts).await,

@@ -69,7 +69,9 @@ pub(super) const PAGES: [(&str, Verb, Page); 6] = [
 /// The page at this path, if it is one without variables: whoever looks at the node's health needs
 /// no table.
 pub(super) fn plain_page(verb: &Verb, path: &str) -> Option<Page> {
-    let found = PAGES.iter().find(|(at, _, _)| *at == path);
+    // A client may write a template as its path, braces and all.
+    let is_plain = |at: &str| at == path && !at.contains('{');
+    let found = PAGES.iter().find(|(at, _, _)| is_plain(at));
     let (_, allowed, page) = found?;
     (verb == allowed || (verb == Verb::HEAD && allowed == Verb::GET)).then_some(*page)
 }
