@@ -323,7 +323,7 @@ impl Topics {
             labels: new.labels,
         };
         if validate_only {
-            self.check_room(create.partitions)?;
+            self.check_room_for(&create)?;
             let mut state = self.metadata.view().read().clone();
             let now_ms = crate::clock::now_ms();
             let change = Some(Change::CreateTopic(create));
@@ -343,10 +343,18 @@ impl Topics {
         check_room(&self.store, now, new)
     }
 
+    /// One that exists already is refused for that.
+    fn check_room_for(&self, create: &CreateTopic) -> Result<(), Refusal> {
+        match self.agreed(&create.name) {
+            Some(_) => Ok(()),
+            None => self.check_room(create.partitions),
+        }
+    }
+
     async fn carry_out_create(&self, create: CreateTopic) -> Result<Topic, Refusal> {
         let name = create.name.clone();
         self.settle(&name).await?;
-        self.check_room(create.partitions)?;
+        self.check_room_for(&create)?;
         let outcome = self.metadata.propose(Change::CreateTopic(create)).await?;
         let topic = topic_of(outcome, &name, None)?;
         self.run(topic.clone(), Vec::new(), Room::Needed)

@@ -235,7 +235,7 @@ impl StateFile {
         let handle = handle.map_err(|error| match error.kind() {
             std::io::ErrorKind::StorageFull => Error::Full {
                 wanted: LEN,
-                free: 0,
+                free: disk.free_bytes().unwrap_or(0),
             },
             _ => Error::io(&name, "create", error),
         })?;

@@ -83,6 +83,12 @@ async fn full_is_an_answer_and_room_is_noticed() {
     };
     let refused = api.topics.create_topic(create.clone()).await.unwrap_err();
     Refused::from_status(&refused).is(Code::ResourceExhausted, "DISK_FULL");
+    let exists = ["topic", "create", "orders", "--partitions", "16"];
+    let exists = broker.cli.run(&exists);
+    assert_eq!(
+        exists.code, 7,
+        "what exists is no matter of room: {exists:?}"
+    );
     let missing = broker.cli.run(&["topic", "describe", "later"]);
     assert_eq!(missing.code, 3, "it was not agreed on: {missing:?}");
 
