@@ -185,8 +185,11 @@ impl Progress {
     }
 
     fn give_back(&mut self, arrivals: &Arrivals) {
-        arrivals.0.fetch_sub(self.taken, Relaxed);
-        self.taken = 0;
+        // Most took nothing, and all threads share the counter.
+        if self.taken > 0 {
+            arrivals.0.fetch_sub(self.taken, Relaxed);
+            self.taken = 0;
+        }
     }
 }
 
