@@ -74,7 +74,35 @@ pub(super) fn embedded(refusal: &Refusal) -> rpc::Status {
 /// # Errors
 /// If it is negative or malformed, naming the field.
 pub(super) fn duration_ms(field: &str, duration: prost_types::Duration) -> Result<u64, Refusal> {
-    let duration = Duration::try_from(duration)
-        .map_err(|_| Refusal::invalid(field, "it is negative or out of range"))?;
+    let wrong = || Refusal::invalid(field, "it is negative or out of range");
+    // The conversion negates what is negative, and the least of all seconds has no opposite.
+    if duration.seconds < 0 {
+        return Err(wrong());
+    }
+    let duration = Duration::try_from(duration).map_err(|_| wrong())?;
     Ok(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_taken_or_refused_whatever_they_are() {
+        let ms =
+            |seconds, nanos| duration_ms("wait", prost_types::Duration { seconds, nanos }).ok();
+        assert_eq!(ms(0, 0), Some(0));
+        assert_eq!(ms(2, 500_000_000), Some(2_500));
+        assert_eq!(ms(1, -500_000_000), Some(500));
+        assert_eq!(ms(i64::MAX, i32::MAX), Some(u64::MAX));
+        for (seconds, nanos) in [
+            (i64::MIN, 0),
+            (i64::MIN, i32::MIN),
+            (-1, 0),
+            (0, -1),
+            (0, i32::MIN),
+        ] {
+            assert_eq!(ms(seconds, nanos), None, "{seconds} {nanos}");
+        }
+    }
 }
