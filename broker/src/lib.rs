@@ -6,6 +6,7 @@
 //! - `topics`: which partitions there are, and the rules of changing that
 //! - `partition`: one owner per partition; publish, apply, read
 //! - `groups`: consumer groups: who has which partition, and what it is given
+//! - `queue`: work queues: what is leased, retried, dead, and who is next; pure
 //! - `metadata`: what the cluster agrees on
 //! - `raft`: replication; the only place that names openraft
 //! - `grpc`, `http`: the front doors, on one port; they translate and hold no rules
@@ -30,6 +31,7 @@ mod metadata;
 mod metrics;
 mod partition;
 mod publish;
+mod queue;
 mod raft;
 mod reading;
 mod retention;

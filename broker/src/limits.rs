@@ -73,6 +73,19 @@ pub const MAX_PULL_BYTES: u64 = 16 << 20;
 pub const DEFAULT_PULL_BYTES: u64 = 1 << 20;
 /// Longest wait of a pull.
 pub const MAX_PULL_WAIT: Duration = Duration::from_secs(60);
+/// Messages that one entry may lease to one consumer of a queue group.
+pub const MAX_LEASES_PER_GRANT: u64 = 100_000;
+/// Parked keys of one queue group and partition; when they are reached, a dead letter parks no
+/// further key.
+pub const MAX_PARKED_KEYS: usize = 100_000;
+/// Length of a failure's text that is kept, bytes; the rest is cut off.
+pub const MAX_FAILURE_BYTES: usize = 256;
+/// Conditions of a queue group's filter.
+pub const MAX_FILTER_CONDITIONS: usize = 16;
+/// Length of a header's name in a filter, bytes.
+pub const MAX_FILTER_NAME_BYTES: usize = 256;
+/// Length of a value or prefix in a filter, bytes.
+pub const MAX_FILTER_VALUE_BYTES: usize = 1_024;
 /// Labels of a topic or group.
 pub const MAX_LABELS: usize = 64;
 /// Length of a label's key or value, bytes.

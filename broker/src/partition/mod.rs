@@ -18,9 +18,11 @@ mod owner;
 pub(crate) mod positions;
 pub(crate) mod producers;
 mod proposals;
+pub(crate) mod queues;
 mod read;
 mod stamps;
 pub(crate) mod state;
+mod steps;
 mod waiters;
 
 use std::{
@@ -42,6 +44,7 @@ pub(crate) use self::read::{Chunk, Cursor, Place};
 use self::{
     owner::Owner,
     positions::{Move, MoveResult, Position},
+    queues::{Queues, Step},
     stamps::Stamps,
     state::State,
     waiters::Waiters,
@@ -49,6 +52,7 @@ use self::{
 use crate::{
     error::Refusal,
     metadata::{self, state::TopicConfig},
+    queue::command::Replies,
     raft::{
         Replica,
         engine::{Data, ReplicaEngine, Reply},
@@ -132,6 +136,11 @@ pub(crate) enum Message {
         change: Move,
         answer: oneshot::Sender<Result<MoveResult, Refusal>>,
     },
+    /// A queue group leases, settles or expires.
+    Step {
+        step: Step,
+        answer: oneshot::Sender<Result<Replies, Refusal>>,
+    },
     /// What of this producer is stored, once all that was accepted is settled.
     Producer {
         id: i64,
@@ -149,6 +158,7 @@ impl Message {
             Message::Batch { answer, .. } => drop(answer.send(Err(why))),
             Message::Trim { answer, .. } => drop(answer.send(Err(why))),
             Message::Move { answer, .. } => drop(answer.send(Err(why))),
+            Message::Step { answer, .. } => drop(answer.send(Err(why))),
             // Dropping the sender says that the partition is closed.
             Message::Producer { .. } | Message::Close { .. } => {}
         }
@@ -189,7 +199,16 @@ impl Shared {
 
     /// The consumer groups that have a position here.
     pub(crate) fn group_ids(&self) -> Vec<u64> {
-        self.state.lock().positions.ids()
+        let state = self.state.lock();
+        let mut ids = state.positions.ids();
+        ids.extend(state.queues.ids());
+        ids
+    }
+
+    /// Looks at, or takes from, the queues of this partition. Short: nothing is applied
+    /// meanwhile.
+    pub(crate) fn with_queues<T>(&self, look: impl FnOnce(&mut Queues) -> T) -> T {
+        look(&mut self.state.lock().queues)
     }
 
     /// The refusal for readers of a topic that was deleted under them.
@@ -253,7 +272,13 @@ impl Machine for PartitionMachine {
     fn restore(&mut self, state: &[u8]) -> io::Result<()> {
         let state = State::load(state)
             .map_err(|error| invalid("partition checkpoint", &error.to_string()))?;
-        *self.0.state.lock() = state;
+        let mut present = self.0.state.lock();
+        // Whoever watches a queue goes on watching.
+        let mut queues = std::mem::take(&mut present.queues);
+        *present = state;
+        queues.replace(std::mem::take(&mut present.queues));
+        present.queues = queues;
+        drop(present);
         self.0.publish_pointers();
         Ok(())
     }
@@ -272,6 +297,21 @@ impl Moving {
     /// # Errors
     /// If it was not logged, or that is not known.
     pub(crate) async fn outcome(self) -> Result<MoveResult, Refusal> {
+        self.0.await.map_err(|_| Refusal::Unknown {
+            why: "the partition closed".into(),
+        })?
+    }
+}
+
+/// Commands of a queue that have their place in the log.
+pub(crate) struct Stepping(oneshot::Receiver<Result<Replies, Refusal>>);
+
+impl Stepping {
+    /// What became of them.
+    ///
+    /// # Errors
+    /// If they were not logged, or that is not known.
+    pub(crate) async fn outcome(self) -> Result<Replies, Refusal> {
         self.0.await.map_err(|_| Refusal::Unknown {
             why: "the partition closed".into(),
         })?
@@ -401,6 +441,17 @@ impl Partition {
     /// If the partition takes no commands, or the outcome is not known.
     pub(crate) async fn change_position(&self, change: Move) -> Result<MoveResult, Refusal> {
         self.begin_move(change).await?.outcome().await
+    }
+
+    /// Hands a queue's commands to the log: when this ends, they have their place in the order,
+    /// and the receiver gets the replies once they are applied, which means durable.
+    ///
+    /// # Errors
+    /// If the partition takes no commands.
+    pub(crate) async fn begin_step(&self, step: Step) -> Result<Stepping, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::Step { step, answer }).await?;
+        Ok(Stepping(answered))
     }
 
     /// Next number and last offset of a producer, once all that was accepted is settled.

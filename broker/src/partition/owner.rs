@@ -23,6 +23,7 @@ use super::{
     producers::{Origin, Producers},
     proposals::{InFlight, Waiting, answer_all, first_answer},
     state::{Change, Command, FLAG_DEDUP, Tick, origin_of},
+    steps::GatheredSteps,
 };
 use crate::{
     clock::{self, Steady},
@@ -59,6 +60,7 @@ pub(super) struct Owner {
     steady: Steady,
     ticked_ms: i64,
     pub(super) moves: GatheredMoves,
+    pub(super) steps: GatheredSteps,
     closed: Option<Refusal>,
 }
 
@@ -87,6 +89,7 @@ impl Owner {
             steady: Steady::not_before(ticked_ms),
             ticked_ms,
             moves: GatheredMoves::default(),
+            steps: GatheredSteps::default(),
             closed: None,
         }
     }
@@ -118,6 +121,7 @@ impl Owner {
         self.inbox.close();
         self.flush().await;
         self.flush_moves().await;
+        self.flush_steps().await;
         while !self.in_flight.is_empty() {
             let answer = first_answer(&mut self.in_flight).await;
             self.settle(answer);
@@ -157,6 +161,7 @@ impl Owner {
                 self.trim(before, answer).await;
             }
             Message::Move { change, answer } => self.moves.add(change, answer),
+            Message::Step { step, answer } => self.steps.add(step, answer),
             Message::Producer { id, answer } => {
                 self.flush().await;
                 let position = self.producers.position(id);
@@ -440,6 +445,9 @@ impl Owner {
         if self.moves.are_due() {
             self.flush_moves().await;
         }
+        if self.steps.are_due() {
+            self.flush_steps().await;
+        }
     }
 
     async fn flush(&mut self) {
@@ -532,6 +540,7 @@ impl Owner {
                 let _ = answer.send(Ok(self.shared.log_start_offset()));
             }
             Waiting::Moves(waiters) => self.moves.settle(waiters, &reply),
+            Waiting::Steps(waiters) => self.steps.settle(waiters, &reply),
         }
     }
 

@@ -10,6 +10,7 @@ use super::{
     Permit, RecordsAnswer, Stored,
     accumulator::Waiter,
     moves::{MoveAnswer, refuse_moves},
+    steps::{StepAnswer, refuse_steps},
 };
 use crate::{
     error::Refusal,
@@ -29,6 +30,7 @@ pub(super) enum Waiting {
         answer: oneshot::Sender<Result<u64, Refusal>>,
     },
     Moves(Vec<MoveAnswer>),
+    Steps(Vec<StepAnswer>),
 }
 
 impl Waiting {
@@ -40,6 +42,7 @@ impl Waiting {
             Waiting::Batch { answer, .. } => drop(answer.send(Err(why.clone()))),
             Waiting::Trim { answer } => drop(answer.send(Err(why.clone()))),
             Waiting::Moves(waiters) => refuse_moves(waiters, why),
+            Waiting::Steps(waiters) => refuse_steps(waiters, why),
         }
     }
 }

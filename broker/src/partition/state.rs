@@ -2,7 +2,7 @@
 //!
 //! Batches take offsets in log order; that is all that gives an offset its record. The state
 //! beside them is what idempotence needs (producers, dedup ids), where consumer groups stand,
-//! where the log begins for readers, and the greatest stamp seen.
+//! what queue groups have leased and done, where the log begins for readers, and the greatest stamp seen.
 
 use aqueduct_proto::{
     attributes,
@@ -16,9 +16,11 @@ use super::{
     dedup::{Dedup, Saved},
     positions::{Moves, Positions},
     producers::{Origin, Producers},
+    queues::{Queues, SavedQueue, Steps},
 };
 use crate::{
     limits::MAX_DECOMPRESSED_BYTES,
+    queue::saved::Damaged,
     raft::engine::{Data, Reply},
 };
 
@@ -28,7 +30,7 @@ pub(crate) const FLAG_DEDUP: u8 = 1;
 /// A change of a partition that is not a batch.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Command {
-    #[prost(oneof = "Change", tags = "1, 2, 3")]
+    #[prost(oneof = "Change", tags = "1, 2, 3, 4")]
     pub(crate) change: Option<Change>,
 }
 
@@ -44,6 +46,9 @@ pub(crate) enum Change {
     /// Consumer groups claim, commit and seek.
     #[prost(message, tag = "3")]
     Moves(Moves),
+    /// Queue groups lease, settle and expire.
+    #[prost(message, tag = "4")]
+    Steps(Steps),
 }
 
 /// The proposer's time, and how long dedup ids live by its configuration.
@@ -83,6 +88,7 @@ pub(crate) struct State {
     pub(crate) producers: Producers,
     pub(crate) dedup: Dedup,
     pub(crate) positions: Positions,
+    pub(crate) queues: Queues,
     /// Entries that this version could not read; kept for diagnosis, not replicated.
     pub(crate) unreadable: u64,
 }
@@ -102,6 +108,17 @@ struct SavedState {
     dedup: Vec<Saved>,
     #[prost(message, optional, tag = "6")]
     positions: Option<Positions>,
+    #[prost(message, repeated, tag = "7")]
+    queues: Vec<SavedQueue>,
+}
+
+/// The bytes are not a saved state.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(crate) enum Unloadable {
+    #[error(transparent)]
+    Form(#[from] prost::DecodeError),
+    #[error(transparent)]
+    Queue(#[from] Damaged),
 }
 
 /// What the header of a batch says of its producer, if it has one.
@@ -161,6 +178,7 @@ impl State {
             Some(Change::Trim(offset)) => {
                 let offset = offset.min(self.next_offset);
                 self.log_start_offset = self.log_start_offset.max(offset);
+                self.queues.trim(self.log_start_offset, self.next_offset);
             }
             Some(Change::Tick(tick)) => {
                 self.now_ms = self.now_ms.max(tick.now_ms);
@@ -169,6 +187,10 @@ impl State {
             Some(Change::Moves(moves)) => {
                 let moved = self.positions.apply(&moves, self.next_offset);
                 return Reply::Answer(moved.encode_to_vec().into());
+            }
+            Some(Change::Steps(steps)) => {
+                let stepped = self.queues.apply(&steps, self.next_offset);
+                return Reply::Answer(stepped.encode_to_vec().into());
             }
             None => self.unreadable += 1,
         }
@@ -184,6 +206,7 @@ impl State {
             producers: self.producers.clone(),
             dedup: self.dedup.save(),
             positions: Some(self.positions.clone()),
+            queues: self.queues.save(),
         }
         .encode_to_vec()
     }
@@ -192,7 +215,7 @@ impl State {
     ///
     /// # Errors
     /// If the bytes are not a saved state.
-    pub(crate) fn load(bytes: &[u8]) -> Result<State, prost::DecodeError> {
+    pub(crate) fn load(bytes: &[u8]) -> Result<State, Unloadable> {
         let saved = SavedState::decode(bytes)?;
         Ok(State {
             next_offset: saved.next_offset,
@@ -201,6 +224,7 @@ impl State {
             producers: saved.producers,
             dedup: Dedup::load(saved.dedup),
             positions: saved.positions.unwrap_or_default(),
+            queues: Queues::load(saved.queues)?,
             unreadable: 0,
         })
     }

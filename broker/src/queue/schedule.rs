@@ -1,0 +1,440 @@
+//! What to hand out next: the leader's derived half of a queue. Pure, and never replicated.
+//!
+//! It is built from the replicated state and a scan of the log in order of offsets, and kept
+//! true by the events of applied commands. Losing it loses nothing: it is built again.
+//!
+//! ```text
+//!  scan ─▶ ready ──next()──▶ in flight ──┬─ done, dead
+//!     │      ▲  ▲  ▲            │        ├─ released ─▶ ready
+//!     │      │  │  └── called ──┤        └─ retry ────▶ due
+//!     │      │  │     key's line◀── key is busy
+//!     ├────▶ due (delays, retries), when the time has come
+//!     └────▶ leaving: expired(), unmatched(), parked() ──dropped
+//! ```
+//! A message is in exactly one place. `next()` and the three that make messages leave take them
+//! out of their places at once, so nothing is offered twice while a proposal is on its way; what
+//! was not proposed or not applied is given back.
+//!
+//! Whoever drives it gives it all events in order, and all of them before it scans on or asks
+//! for more. It must never know payloads, consumers or policies of failure.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use super::{
+    keys::{Gate, Keys},
+    known::{Attributes, Known, Place},
+    levels::{DEFAULT_PRIORITY, Levels},
+    offsets::Offsets,
+    pages::Pages,
+    policy::{OnKeyFailure, Order, Policy, Priorities},
+    record::Phase,
+    state::State,
+    view::Standing,
+};
+
+/// Ready messages to know ahead, where more are not needed for the order.
+pub(crate) const WINDOW: u64 = 1_000_000;
+
+/// What of a policy shapes the order of hand-outs. A changed one needs a new schedule.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Rules {
+    pub(crate) order: Order,
+    pub(crate) on_key_failure: OnKeyFailure,
+    pub(crate) priorities: Priorities,
+    /// Messages in flight; 0 = no limit.
+    pub(crate) group_limit: u64,
+    /// Messages of one key in flight; 0 = no limit.
+    pub(crate) key_limit: u64,
+}
+
+impl From<&Policy> for Rules {
+    fn from(policy: &Policy) -> Rules {
+        Rules {
+            order: policy.order,
+            on_key_failure: policy.on_key_failure,
+            priorities: policy.priorities,
+            group_limit: policy.max_in_flight.group,
+            key_limit: policy.max_in_flight.key,
+        }
+    }
+}
+
+/// The order of one queue.
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    pub(super) rules: Rules,
+    /// Everything below is settled.
+    pub(super) floor: u64,
+    /// Everything below is known here.
+    pub(super) scanned_to: u64,
+    /// Before that nothing is handed out: messages in flight and holders of keys lie below.
+    pub(super) scan_first: u64,
+    pub(super) ready: Levels,
+    /// Messages that have anything of their own to remember: key, priority, time to live. In a
+    /// key's line only those with a time to live are kept.
+    pub(super) known: Pages<Known>,
+    pub(super) keys: Keys,
+    /// When messages are ready again. May hold messages that are gone, see `gone`.
+    pub(super) due: BTreeSet<(i64, u64)>,
+    /// When messages expire that are not in flight.
+    pub(super) expiring: BTreeSet<(i64, u64)>,
+    /// Handed out: leased, or on the way to it.
+    pub(super) flight: Offsets,
+    pub(super) in_flight: u64,
+    /// To come out of `unmatched` and `parked`.
+    pub(super) unmatched: Offsets,
+    pub(super) parked: Offsets,
+    /// Came out of `expired`, `unmatched` or `parked`.
+    pub(super) leaving: Offsets,
+    /// Dropped while they were in `due` or in a line, which cannot be searched by offset.
+    pub(super) gone: Offsets,
+    /// No lease ends before that.
+    pub(super) lease_due_ms: i64,
+}
+
+impl Schedule {
+    /// A schedule of this state, to be fed with the log from `State::floor` on.
+    pub(crate) fn new(rules: Rules, state: &State) -> Schedule {
+        let limit = match (rules.order, rules.key_limit) {
+            (Order::PerKey, _) => 1,
+            (Order::None, 0) => u64::MAX,
+            (Order::None, limit) => limit,
+        };
+        let failed_ones_hold =
+            rules.order == Order::PerKey && rules.on_key_failure != OnKeyFailure::SkipAhead;
+        let keys = Keys::new(limit, failed_ones_hold, state.parked().collect());
+        let opened = state.last_open().map_or(0, |last| last + 1);
+        Schedule {
+            rules,
+            floor: state.floor(),
+            scanned_to: state.floor(),
+            scan_first: if keys.matter() || rules.group_limit > 0 {
+                opened
+            } else {
+                0
+            },
+            ready: Levels::new(rules.priorities),
+            known: Pages::default(),
+            keys,
+            due: BTreeSet::new(),
+            expiring: BTreeSet::new(),
+            flight: Offsets::default(),
+            in_flight: 0,
+            unmatched: Offsets::default(),
+            parked: Offsets::default(),
+            leaving: Offsets::default(),
+            gone: Offsets::default(),
+            // A lease that the scan has not met yet may be over.
+            lease_due_ms: if state.in_flight() > 0 { 0 } else { i64::MAX },
+        }
+    }
+
+    /// The part of the log that it wants to be told of next; `end` is the high watermark.
+    ///
+    /// With priorities: all of it, since a message of a high priority may lie anywhere. Without,
+    /// a window of ready messages: what lies behind would not be handed out before them, however
+    /// long it is due.
+    pub(crate) fn scan_wanted(&self, end: u64) -> Range<u64> {
+        let window = WINDOW.saturating_sub(self.ready.len());
+        let to = match self.rules.priorities {
+            Priorities::Off => self.scanned_to.saturating_add(window).max(self.scan_first),
+            Priorities::Strict | Priorities::Weighted => end,
+        };
+        self.scanned_to..to.min(end).max(self.scanned_to)
+    }
+
+    /// A message of the log: the next one in order that is not settled.
+    pub(crate) fn scanned(&mut self, offset: u64, attributes: &Attributes, standing: Standing) {
+        if offset < self.scanned_to {
+            return;
+        }
+        self.scanned_to = offset + 1;
+        let phase = match standing {
+            Standing::Settled => return,
+            Standing::Fresh => None,
+            Standing::Open(record) => Some(record.phase),
+        };
+        let known = self.known_of(attributes);
+        if let Some(Phase::Leased(lease)) = phase {
+            self.lease_due_ms = self.lease_due_ms.min(lease.deadline_ms);
+            self.remember(offset, known, Place::Flight);
+            if let Some(key) = known.key() {
+                self.keys.force(key, offset);
+            }
+            self.in_flight += u64::from(self.flight.insert(offset));
+            return;
+        }
+        if !attributes.is_wanted {
+            self.unmatched.insert(offset);
+            return;
+        }
+        let due_ms = match phase {
+            Some(Phase::Retry { at_ms }) => Some(at_ms),
+            Some(_) => None,
+            None => attributes.delay_until_ms,
+        };
+        let place = if due_ms.is_some() {
+            Place::Due
+        } else {
+            Place::Ready
+        };
+        self.remember(offset, known, place);
+        self.expiring
+            .extend(known.expires_ms().map(|at_ms| (at_ms, offset)));
+        if let (Some(key), Some(Phase::Retry { .. })) = (known.key(), phase) {
+            self.keys.hold(key, offset);
+        }
+        match due_ms {
+            Some(at_ms) => drop(self.due.insert((at_ms, offset))),
+            None => self.ready.insert(offset, known.priority()),
+        }
+    }
+
+    /// Fresh messages without attributes that are wanted: as [`Schedule::scanned`], quicker.
+    pub(crate) fn scanned_plain(&mut self, run: Range<u64>) {
+        let run = run.start.max(self.scanned_to)..run.end;
+        if !run.is_empty() {
+            self.scanned_to = run.end;
+            self.ready.insert_range(run);
+        }
+    }
+
+    /// There is nothing unfinished below `offset` that was not told.
+    pub(crate) fn scanned_up_to(&mut self, offset: u64) {
+        self.scanned_to = self.scanned_to.max(offset);
+    }
+
+    /// Only what the rules look at is remembered.
+    fn known_of(&self, attributes: &Attributes) -> Known {
+        let key = attributes.key_hash.filter(|_| self.keys.matter());
+        let priority = match self.rules.priorities {
+            Priorities::Off => DEFAULT_PRIORITY,
+            Priorities::Strict | Priorities::Weighted => attributes.priority.min(9),
+        };
+        Known::new(key, priority, attributes.expires_at_ms)
+    }
+
+    pub(super) fn remember(&mut self, offset: u64, known: Known, place: Place) {
+        if !known.is_plain() {
+            self.known.insert(offset, known.at(place));
+        }
+    }
+
+    /// The next messages to lease, at most `max`, in runs. They count as in flight until an
+    /// event or [`Schedule::give_back`] says otherwise.
+    pub(crate) fn next(&mut self, now_ms: i64, max: u64) -> Vec<Range<u64>> {
+        self.wake(now_ms);
+        let mut out: Vec<Range<u64>> = Vec::new();
+        if self.scanned_to < self.scan_first {
+            return out;
+        }
+        let mut left = match self.rules.group_limit {
+            0 => max,
+            limit => max.min(limit.saturating_sub(self.in_flight)),
+        };
+        while left > 0 {
+            let Some((run, priority)) = self.ready.take_run(left) else {
+                break;
+            };
+            let before = left;
+            if self.known.len() == 0 {
+                left -= run.end - run.start;
+                out.push(run);
+            } else {
+                for offset in run {
+                    if self.may_go(offset, now_ms) {
+                        left -= 1;
+                        extend(&mut out, offset);
+                    }
+                }
+            }
+            self.ready.charge(priority, before - left);
+        }
+        for run in &out {
+            self.in_flight += self.flight.insert_range(run.clone());
+        }
+        out
+    }
+
+    /// Whether a message that was taken out of `ready` is handed out; else it has another place.
+    fn may_go(&mut self, offset: u64, now_ms: i64) -> bool {
+        let Some(known) = self.known.get(offset) else {
+            return true;
+        };
+        if known.expires_ms().is_some_and(|at_ms| at_ms <= now_ms) {
+            // Its place is `expiring`, from where it leaves.
+            if let Some(key) = known.key() {
+                self.keys.remove(key, known.priority(), offset);
+                self.call(key);
+            }
+            return false;
+        }
+        let gate = known.key();
+        let gate = gate.map(|key| self.keys.take(key, known.priority(), offset));
+        match (gate, known.key()) {
+            (Some(Gate::Wait), Some(key)) => {
+                self.keys.queue(key, known.priority(), offset);
+                if known.expires_ms().is_some() {
+                    self.known.insert(offset, known.at(Place::Line));
+                } else {
+                    self.known.remove(offset);
+                }
+                self.call(key);
+                false
+            }
+            (Some(Gate::Parked), Some(key)) => {
+                // A failed one goes on holding: the key may be unparked before it leaves.
+                self.leave_as_parked(offset, known);
+                self.call(key);
+                false
+            }
+            _ => {
+                if let Some(at_ms) = known.expires_ms() {
+                    self.expiring.remove(&(at_ms, offset));
+                }
+                self.known.insert(offset, known.at(Place::Flight));
+                true
+            }
+        }
+    }
+
+    pub(super) fn leave_as_parked(&mut self, offset: u64, known: Known) {
+        if let Some(at_ms) = known.expires_ms() {
+            self.expiring.remove(&(at_ms, offset));
+        }
+        self.known.insert(offset, known.at(Place::Parked));
+        self.parked.insert(offset);
+    }
+
+    /// Makes ready what is due.
+    fn wake(&mut self, now_ms: i64) {
+        while let Some((at_ms, offset)) = self.due.first().copied() {
+            if at_ms > now_ms {
+                return;
+            }
+            self.due.pop_first();
+            if offset < self.floor || self.gone.remove(offset) {
+                continue;
+            }
+            let known = self.known.get(offset).unwrap_or_default();
+            self.remember(offset, known, Place::Ready);
+            self.ready.insert(offset, known.priority());
+        }
+    }
+
+    /// Calls messages out of a key's line for as long as the key has room.
+    pub(super) fn call(&mut self, key: u64) {
+        while let Some((offset, priority)) = self.keys.call(key) {
+            if offset < self.floor || self.gone.remove(offset) {
+                self.keys.remove(key, priority, offset);
+                continue;
+            }
+            let known = self.known.get(offset);
+            let known = known.unwrap_or_else(|| Known::new(Some(key), priority, None));
+            self.known.insert(offset, known.at(Place::Ready));
+            self.ready.insert(offset, priority);
+        }
+    }
+
+    /// Messages whose time to live is over, in order of time, to be dropped.
+    pub(crate) fn expired(&mut self, now_ms: i64, max: usize) -> Vec<u64> {
+        let mut out = Vec::new();
+        while let Some((at_ms, offset)) = self.expiring.first().copied() {
+            if at_ms > now_ms || out.len() >= max {
+                break;
+            }
+            self.expiring.pop_first();
+            if offset < self.floor {
+                continue;
+            }
+            self.take_out(offset);
+            self.leaving.insert(offset);
+            out.push(offset);
+        }
+        out
+    }
+
+    /// Messages that the group's filter leaves out, in runs, to be dropped.
+    pub(crate) fn unmatched(&mut self, max: u64) -> Vec<Range<u64>> {
+        take_leaving(&mut self.unmatched, &mut self.leaving, max)
+    }
+
+    /// Messages of parked keys, in runs, to be dropped.
+    pub(crate) fn parked(&mut self, max: u64) -> Vec<Range<u64>> {
+        take_leaving(&mut self.parked, &mut self.leaving, max)
+    }
+
+    /// When there is something to do, if nothing happens before: messages become due, expire, or
+    /// a lease may end.
+    pub(crate) fn next_due_ms(&self) -> Option<i64> {
+        let due = self.due.first().map(|(at_ms, _)| *at_ms);
+        let expiring = self.expiring.first().map(|(at_ms, _)| *at_ms);
+        let lease = Some(self.lease_due_ms).filter(|at_ms| *at_ms < i64::MAX);
+        [due, expiring, lease].into_iter().flatten().min()
+    }
+
+    /// Whether a lease may have ended; then `State::overdue` tells which, and when the next
+    /// may, which [`Schedule::leases_end_from`] wants to know. Who fails to log the expiry says
+    /// that the next may end at once.
+    pub(crate) fn leases_may_end(&self, now_ms: i64) -> bool {
+        self.lease_due_ms <= now_ms
+    }
+
+    /// No lease ends before that.
+    pub(crate) fn leases_end_from(&mut self, at_ms: Option<i64>) {
+        self.lease_due_ms = at_ms.unwrap_or(i64::MAX);
+    }
+
+    /// Messages that are handed out.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// Messages that could be handed out, as far as was scanned; some may have to wait for
+    /// another one of their key.
+    pub(crate) fn ready(&self) -> u64 {
+        self.ready.len()
+    }
+
+    /// Messages that wait for a time, as far as was scanned.
+    pub(crate) fn delayed(&self) -> u64 {
+        self.due.len() as u64
+    }
+
+    /// Bytes that the schedule takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let sets = [
+            &self.flight,
+            &self.unmatched,
+            &self.parked,
+            &self.leaving,
+            &self.gone,
+        ];
+        sets.iter().map(|set| set.bytes()).sum::<usize>()
+            + self.ready.bytes()
+            + self.known.bytes()
+            + self.keys.bytes()
+            + (self.due.len() + self.expiring.len()) * 32
+    }
+}
+
+/// Adds an offset to the last run, or as a run of its own.
+fn extend(runs: &mut Vec<Range<u64>>, offset: u64) {
+    match runs.last_mut() {
+        Some(last) if last.end == offset => last.end += 1,
+        _ => runs.push(offset..offset + 1),
+    }
+}
+
+fn take_leaving(from: &mut Offsets, leaving: &mut Offsets, max: u64) -> Vec<Range<u64>> {
+    let (mut out, mut left) = (Vec::new(), max);
+    while left > 0 {
+        let Some(run) = from.take_run(left) else {
+            break;
+        };
+        left -= run.end - run.start;
+        leaving.insert_range(run.clone());
+        out.push(run);
+    }
+    out
+}

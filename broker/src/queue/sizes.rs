@@ -1,0 +1,212 @@
+//! What the core takes: bytes, checked; and time, printed by tests that are asked for by name
+//! (`--ignored`).
+
+use std::time::Instant;
+
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+
+use super::{
+    command::{Action, Batch, Command, Grant, Kind, Retry, Verdict, Verdicts},
+    known::Attributes,
+    policy::{Order, Priorities},
+    schedule::{Rules, Schedule},
+    state::State,
+    view::Standing,
+};
+
+fn begun(end: u64) -> State {
+    let mut state = State::default();
+    apply(&mut state, 0, end, vec![Kind::Begin(0)]);
+    state
+}
+
+fn apply(state: &mut State, now_ms: i64, end: u64, kinds: Vec<Kind>) -> super::state::Applied {
+    let batch = Batch {
+        now_ms,
+        discard_dead: false,
+        commands: kinds.into_iter().map(Command::new).collect(),
+    };
+    state.apply(&batch, end)
+}
+
+fn lease(state: &State, run: std::ops::Range<u64>, deadline_ms: i64) -> Kind {
+    Kind::Lease(Grant {
+        consumer: 9,
+        deadline_ms,
+        runs: vec![run.into()],
+        epoch: state.epoch(),
+    })
+}
+
+fn settle(verdicts: Vec<Verdict>) -> Kind {
+    let consumer = None;
+    Kind::Settle(Verdicts { consumer, verdicts })
+}
+
+#[test]
+fn a_million_open_messages_take_forty_megabytes_and_ten_bytes_each_when_saved() {
+    const END: u64 = 1_000_000;
+    let mut state = begun(END);
+    let start_ms = 1_800_000_000_000;
+    let mut random = StdRng::seed_from_u64(3);
+    for first in (0..END).step_by(1_000) {
+        let now_ms = start_ms + first as i64 / 100;
+        let grant = lease(&state, first..first + 1_000, now_ms + 30_000);
+        apply(&mut state, now_ms, END, vec![grant]);
+    }
+    println!(
+        "leased: {} MB, saved {} MB",
+        state.bytes() / 1_000_000,
+        state.save().len() / 1_000_000
+    );
+    assert!(state.bytes() <= 40_000_000 && state.save().len() <= 10_000_000);
+    for first in (0..END).step_by(1_000) {
+        let now_ms = start_ms + 10_000 + first as i64 / 100;
+        let verdict = |offset: u64| Verdict {
+            first: offset,
+            count: 1,
+            lease: offset + 1,
+            action: Some(Action::Retry(Retry {
+                at_ms: now_ms + random.random_range(480_000..600_000),
+                error: String::new(),
+            })),
+        };
+        let verdicts = (first..first + 1_000).map(verdict).collect();
+        apply(&mut state, now_ms, END, vec![settle(verdicts)]);
+    }
+    let saved = state.save();
+    println!(
+        "retrying: {} MB, saved {} MB",
+        state.bytes() / 1_000_000,
+        saved.len() / 1_000_000
+    );
+    assert_eq!(state.open(0).count() as u64, END);
+    assert!(state.bytes() <= 40_000_000 && saved.len() <= 10_000_000);
+    assert_eq!(State::load(&saved).unwrap().save(), saved);
+}
+
+#[test]
+fn ten_million_ready_messages_in_order_take_a_window() {
+    let state = begun(10_000_000);
+    let mut schedule = Schedule::new(Rules::default(), &state);
+    schedule.scanned_plain(schedule.scan_wanted(10_000_000));
+    println!("a window: {} kB", schedule.bytes() / 1_000);
+    assert!(schedule.bytes() <= 1_000_000);
+    let rules = Rules {
+        priorities: Priorities::Strict,
+        ..Rules::default()
+    };
+    let mut all = Schedule::new(rules, &state);
+    all.scanned_plain(0..10_000_000);
+    println!("10 M, priorities on: {} kB", all.bytes() / 1_000);
+    assert!(all.bytes() <= 2_000_000);
+}
+
+#[test]
+fn delays_and_blocked_keys_stay_small() {
+    let state = begun(10_000_000);
+    let mut schedule = Schedule::new(Rules::default(), &state);
+    for offset in 0..1_000_000 {
+        let attributes = Attributes {
+            delay_until_ms: Some(1_000_000 + (offset * 7_919 % 86_400_000) as i64),
+            ..Attributes::default()
+        };
+        schedule.scanned(offset, &attributes, Standing::Fresh);
+    }
+    println!("1 M delayed: {} MB", schedule.bytes() / 1_000_000);
+    assert!(schedule.bytes() <= 40_000_000);
+    let rules = Rules {
+        order: Order::PerKey,
+        ..Rules::default()
+    };
+    let mut schedule = Schedule::new(rules, &state);
+    for offset in 0..2_000_000 {
+        let attributes = Attributes {
+            key_hash: Some(offset % 2),
+            ..Attributes::default()
+        };
+        schedule.scanned(offset, &attributes, Standing::Fresh);
+        if offset % 100_000 == 0 {
+            schedule.next(0, 1_000_000);
+        }
+    }
+    schedule.next(0, 1_000_000);
+    println!(
+        "2 M waiting behind two keys: {} kB",
+        schedule.bytes() / 1_000
+    );
+    assert!(schedule.bytes() <= 1_000_000);
+}
+
+/// Leases and settles everything in runs of 100; nanoseconds a message.
+fn work(rules: Rules, of: impl Fn(u64) -> Attributes) -> f64 {
+    const COUNT: u64 = 1_000_000;
+    let mut state = begun(COUNT);
+    let mut schedule = Schedule::new(rules, &state);
+    let begin = Instant::now();
+    let (mut done, mut now_ms) = (0, 0);
+    while done < COUNT {
+        let wanted = schedule.scan_wanted(COUNT);
+        for offset in wanted.start..wanted.end.min(wanted.start + 1_000) {
+            let (attributes, standing) = (of(offset), state.standing(offset));
+            schedule.scanned(offset, &attributes, standing);
+        }
+        now_ms += 1;
+        let mut verdicts = Vec::new();
+        let runs = schedule.next(now_ms, 100);
+        let kinds = runs
+            .into_iter()
+            .map(|run| lease(&state, run, now_ms + 30_000))
+            .collect();
+        let applied = apply(&mut state, now_ms, COUNT, kinds);
+        applied
+            .events
+            .iter()
+            .for_each(|event| schedule.follow(event));
+        for span in applied
+            .replies
+            .replies
+            .iter()
+            .flat_map(|reply| &reply.spans)
+        {
+            done += span.count;
+            verdicts.push(Verdict {
+                first: span.first,
+                count: span.count,
+                lease: span.lease,
+                action: Some(Action::Ack(true)),
+            });
+        }
+        let applied = apply(&mut state, now_ms, COUNT, vec![settle(verdicts)]);
+        applied
+            .events
+            .iter()
+            .for_each(|event| schedule.follow(event));
+    }
+    assert_eq!(state.floor(), COUNT);
+    begin.elapsed().as_nanos() as f64 / COUNT as f64
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn a_message_from_scan_to_ack() {
+    let plain = work(Rules::default(), |_| Attributes::default());
+    let keyed = Rules {
+        order: Order::PerKey,
+        ..Rules::default()
+    };
+    let key = |offset: u64| offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 10_000;
+    let keyed = work(keyed, |offset| Attributes {
+        key_hash: Some(key(offset)),
+        ..Attributes::default()
+    });
+    let weighted = Rules {
+        priorities: Priorities::Weighted,
+        ..Rules::default()
+    };
+    let weighted = work(weighted, |offset| Attributes {
+        priority: (key(offset) % 10) as u8,
+        ..Attributes::default()
+    });
+    println!("ns a message: plain {plain:.0}, 10,000 keys {keyed:.0}, weighted {weighted:.0}");
+}

@@ -1,0 +1,295 @@
+//! What must hold after every step and at every hand-out, by the model alone.
+
+use std::collections::BTreeSet;
+
+use super::{
+    super::{
+        command::{Action, Kind, Verdict, Verdicts},
+        levels::DEFAULT_PRIORITY,
+        model::{Is, Message},
+        policy::{OnKeyFailure, Order, Priorities},
+        record::Phase,
+        view::Standing,
+    },
+    World,
+};
+
+impl World {
+    fn priority(&self, offset: u64) -> u8 {
+        match self.policy.priorities {
+            Priorities::Off => DEFAULT_PRIORITY,
+            Priorities::Strict | Priorities::Weighted => self.log[offset as usize].priority.min(9),
+        }
+    }
+
+    fn key(&self, offset: u64) -> Option<u64> {
+        let key = self.log[offset as usize].key_hash;
+        key.filter(|_| self.keys_matter())
+    }
+
+    pub(super) fn is_leaving(&self, offset: u64) -> bool {
+        self.leaving.iter().any(|(run, _)| run.contains(&offset))
+    }
+
+    pub(super) fn is_taken(&self, offset: u64) -> bool {
+        self.taken.iter().any(|run| run.contains(&offset))
+    }
+
+    fn is_over(&self, offset: u64) -> bool {
+        let expires = self.log[offset as usize].expires_at_ms;
+        expires.is_some_and(|at_ms| at_ms <= self.now_ms)
+    }
+
+    /// Could be handed out now, if nothing but the message itself mattered.
+    fn is_ready(&self, offset: u64) -> bool {
+        let message = &self.model.messages[offset as usize];
+        let attributes = &self.log[offset as usize];
+        let due_ms = match message.is {
+            Is::Settled | Is::Leased(..) => return false,
+            Is::Retry(at_ms) => Some(at_ms),
+            Is::Ready if message.hand_outs > 0 => None,
+            Is::Ready => attributes.delay_until_ms,
+        };
+        due_ms.is_none_or(|at_ms| at_ms <= self.now_ms)
+            && attributes.is_wanted
+            && !self.is_over(offset)
+            && offset < self.schedule.scanned_to
+            && !self.is_taken(offset)
+            && !self.is_leaving(offset)
+    }
+
+    fn in_flight(&self, offset: u64) -> bool {
+        match self.model.messages[offset as usize].is {
+            Is::Leased(..) => true,
+            // Cancelled while its lease was on the way.
+            Is::Settled => false,
+            Is::Ready | Is::Retry(_) => self.is_taken(offset),
+        }
+    }
+
+    fn others_of_key(&self, offset: u64) -> Vec<u64> {
+        let others = (0..self.end()).filter(|other| *other != offset);
+        others
+            .filter(|other| self.key(*other) == self.key(offset))
+            .collect()
+    }
+
+    /// Waits for a retry and so holds its key, with the policies that hold.
+    fn holds(&self, offset: u64) -> bool {
+        self.policy.order == Order::PerKey
+            && self.policy.on_key_failure != OnKeyFailure::SkipAhead
+            && matches!(self.model.messages[offset as usize].is, Is::Retry(_))
+            && self.log[offset as usize].is_wanted
+            && !self.is_over(offset)
+    }
+
+    /// Why other messages of its key, or its key, keep a message back.
+    fn kept_back(&self, offset: u64) -> Option<&'static str> {
+        let key = self.key(offset)?;
+        if self.model.parked.contains(&key) {
+            return Some("its key is parked");
+        }
+        let others = self.others_of_key(offset);
+        let limit = match (self.policy.order, self.policy.max_in_flight.key) {
+            (Order::PerKey, _) => 1,
+            (Order::None, limit) => limit as usize,
+        };
+        if others
+            .iter()
+            .filter(|other| self.in_flight(**other))
+            .count()
+            >= limit
+        {
+            return Some("its key has enough in flight");
+        }
+        let lower = |other: &&u64| **other < offset || !self.holds(offset);
+        if others.iter().filter(lower).any(|other| self.holds(*other)) {
+            return Some("a failed message holds its key");
+        }
+        None
+    }
+
+    /// Exactly what is next, where keys and weights do not blur it.
+    pub(super) fn expected(&self) -> Option<Vec<u64>> {
+        let is_exact = !self.keys_matter()
+            && self.policy.priorities != Priorities::Weighted
+            && self.policy.max_in_flight.group == 0;
+        let mut ready: Vec<_> = (0..self.end())
+            .filter(|o| is_exact && self.is_ready(*o))
+            .collect();
+        ready.sort_by_key(|offset| (u8::MAX - self.priority(*offset), *offset));
+        is_exact.then_some(ready)
+    }
+
+    pub(super) fn check_hand_out(&self, offset: u64) {
+        assert!(self.is_ready(offset), "{offset} is not ready");
+        assert_eq!(self.kept_back(offset), None, "{offset}");
+        if self.policy.order == Order::PerKey && self.key(offset).is_some() && !self.holds(offset) {
+            let before = |other: &u64| {
+                *other < offset
+                    && self.priority(*other) == self.priority(offset)
+                    && self.is_ready(*other)
+            };
+            let passed = self.others_of_key(offset).into_iter().find(before);
+            assert_eq!(passed, None, "{offset} overtakes");
+        }
+    }
+
+    /// Nothing is left behind that could go.
+    pub(super) fn check_complete(&self) {
+        let schedule = &self.schedule;
+        let limit = self.policy.max_in_flight.group;
+        if schedule.scanned_to < schedule.scan_first || (limit > 0 && schedule.in_flight >= limit) {
+            return;
+        }
+        // One whose time to live is over holds its key until it leaves.
+        let held = |offset: u64| {
+            let retries = |other: &u64| {
+                matches!(self.model.messages[*other as usize].is, Is::Retry(_))
+                    && self.is_over(*other)
+            };
+            self.key(offset).is_some() && self.others_of_key(offset).iter().any(retries)
+        };
+        let left = |offset: &u64| {
+            self.is_ready(*offset) && self.kept_back(*offset).is_none() && !held(*offset)
+        };
+        if let Some(offset) = (0..self.end()).find(left) {
+            let (message, schedule) = (&self.model.messages[offset as usize], &self.schedule);
+            let others = self.others_of_key(offset).into_iter();
+            let others = others.map(|o| (o, self.model.messages[o as usize].clone()));
+            let others: Vec<_> = others.filter(|(_, m)| m.is != Is::Settled).collect();
+            panic!("{offset} is left behind: {message:?} {others:?} {schedule:?}");
+        }
+    }
+
+    pub(super) fn check(&self) {
+        let (state, model) = (&self.state, &self.model);
+        if !model.begun {
+            return;
+        }
+        let (mut leased, mut in_flight) = (0, BTreeSet::new());
+        for (offset, message) in (0..).zip(&model.messages) {
+            let known = match state.standing(offset) {
+                Standing::Settled => {
+                    assert_eq!(message.is, Is::Settled, "{offset}");
+                    continue;
+                }
+                Standing::Fresh => (Is::Ready, 0, 0, 0),
+                Standing::Open(record) => {
+                    let is = match record.phase {
+                        Phase::Ready => Is::Ready,
+                        Phase::Retry { at_ms } => Is::Retry(at_ms),
+                        Phase::Leased(lease) => {
+                            Is::Leased(lease.number, lease.deadline_ms, lease.consumer)
+                        }
+                    };
+                    (is, record.failed, record.hand_outs, record.first_failure_ms)
+                }
+            };
+            let Message { is, .. } = message;
+            let expected = (
+                *is,
+                message.failed,
+                message.hand_outs,
+                message.first_failure_ms,
+            );
+            assert_eq!(known, expected, "{offset}");
+            assert_eq!(state.last_error(offset).unwrap_or_default(), message.error);
+            if matches!(is, Is::Leased(..)) {
+                leased += 1;
+                if offset < self.schedule.scanned_to {
+                    in_flight.insert(offset);
+                }
+            }
+        }
+        assert_eq!(state.in_flight(), leased);
+        in_flight.extend(
+            self.taken
+                .iter()
+                .cloned()
+                .flatten()
+                .filter(|o| *o >= state.floor()),
+        );
+        let settled = |offset: &u64| model.messages[*offset as usize].is != Is::Settled;
+        in_flight.retain(settled);
+        assert_eq!(self.schedule.in_flight(), in_flight.len() as u64);
+        assert_eq!(state.next_lease(), model.last_lease + 1);
+        let counters = state.counters();
+        let dead: u64 = counters.dead.iter().sum();
+        let known = (counters.acked, counters.expired, dead, counters.trimmed);
+        assert_eq!(
+            known,
+            (model.acked, model.expired, model.died, model.trimmed)
+        );
+        self.check_letters();
+    }
+
+    fn check_letters(&self) {
+        let written = self.model.written as u64;
+        let letters: Vec<_> = self.state.dead_letters(0).collect();
+        assert_eq!(letters.len(), self.model.letters.len() - self.model.written);
+        let expected = self.model.letters[self.model.written..].iter();
+        for ((index, (number, dead)), letter) in (1..).zip(letters).zip(expected) {
+            assert_eq!(number, written + index, "numbers without gaps");
+            let message = &letter.message;
+            assert_eq!((dead.offset, dead.reason), (letter.offset, letter.reason));
+            assert_eq!(
+                (dead.failed, dead.hand_outs),
+                (message.failed, message.hand_outs)
+            );
+            assert_eq!(dead.first_failure_ms, message.first_failure_ms);
+            assert_eq!(
+                self.state.dead_error(number).unwrap_or_default(),
+                message.error
+            );
+        }
+    }
+
+    /// With all faults off, everything ends, in a bounded number of steps.
+    pub(super) fn drain(&mut self) {
+        for _ in 0..1_000 {
+            if self
+                .model
+                .messages
+                .iter()
+                .all(|message| message.is == Is::Settled)
+            {
+                return;
+            }
+            self.scan(u64::MAX);
+            self.take(u64::MAX);
+            let taken = std::mem::take(&mut self.taken);
+            if !taken.is_empty() {
+                self.grant(taken);
+            }
+            let held: Vec<_> = self.state.held(0).collect();
+            let verdict = |held: &super::super::view::Held| Verdict {
+                first: held.offset,
+                count: 1,
+                lease: held.lease.number,
+                action: Some(Action::Ack(true)),
+            };
+            let verdicts = held.iter().map(verdict).collect();
+            let consumer = None;
+            self.apply(vec![Kind::Settle(Verdicts { consumer, verdicts })]);
+            self.take_leaving(u64::from(u32::MAX));
+            for (run, reason) in std::mem::take(&mut self.leaving) {
+                self.drop_run(run.clone(), reason);
+                self.schedule.forget(run);
+            }
+            let next = self.schedule.next_due_ms().unwrap_or(self.now_ms);
+            self.now_ms = self.now_ms.max(next);
+            while self.schedule.leases_may_end(self.now_ms) {
+                self.expire();
+            }
+        }
+        let stuck: Vec<_> = (0..)
+            .zip(&self.model.messages)
+            .filter(|(_, m)| m.is != Is::Settled)
+            .collect();
+        panic!(
+            "does not end: {stuck:?}\n{:?}\n{:?}",
+            self.policy, self.schedule
+        );
+    }
+}

@@ -1,0 +1,203 @@
+//! What can be asked of a queue's state. Pure, and changes nothing.
+
+use super::{
+    record::{Dead, Lease, Phase, Record},
+    state::{Counters, State},
+};
+
+/// Buckets of [`State::attempts`]: 0 to 14 failed attempts, and 15 or more.
+pub(crate) const ATTEMPT_BUCKETS: usize = 16;
+
+/// Where an offset stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Settled,
+    /// Never handed out.
+    Fresh,
+    Open(Record),
+}
+
+/// How many messages of a range are in each of the five states.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Waiting for a retry. Messages published with a delay are fresh, and count as ready here:
+    /// who knows the log takes them over.
+    pub(crate) delayed: u64,
+    pub(crate) ready: u64,
+    pub(crate) leased: u64,
+    /// Settled, dead letters with a written copy included.
+    pub(crate) done: u64,
+    /// Dead letters whose copy is not written yet.
+    pub(crate) dead: u64,
+}
+
+/// A leased message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) offset: u64,
+    pub(crate) failed: u32,
+    pub(crate) hand_outs: u32,
+    pub(crate) lease: Lease,
+}
+
+impl State {
+    pub(crate) fn begun(&self) -> bool {
+        self.begun
+    }
+
+    /// What grants and drops must name.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The oldest unfinished offset; the high watermark or more if there is none.
+    pub(crate) fn floor(&self) -> u64 {
+        self.settled.floor()
+    }
+
+    /// The number of the next lease.
+    pub(crate) fn next_lease(&self) -> u64 {
+        self.next_lease
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(crate) fn standing(&self, offset: u64) -> Standing {
+        if self.settled.contains(offset) {
+            return Standing::Settled;
+        }
+        match self.open.get(offset) {
+            Some(packed) => Standing::Open(packed.into()),
+            None => Standing::Fresh,
+        }
+    }
+
+    /// The text of the last failure of an open message.
+    pub(crate) fn last_error(&self, offset: u64) -> Option<&str> {
+        self.errors.get(&offset).map(AsRef::as_ref)
+    }
+
+    /// The first run of unfinished offsets at or after `from` and below `end`: what a scan of
+    /// the log has to look at.
+    pub(crate) fn next_unfinished(&self, from: u64, end: u64) -> Option<std::ops::Range<u64>> {
+        self.settled.next_gap(from..end)
+    }
+
+    /// Below this offset nothing of the log is needed any more: neither by unfinished messages
+    /// nor by dead letters to be copied.
+    pub(crate) fn needed_from(&self) -> u64 {
+        let oldest = self.dead_letters(0).map(|(_, dead)| dead.offset).min();
+        oldest.unwrap_or(u64::MAX).min(self.floor())
+    }
+
+    /// The last offset with a history, if any has one.
+    pub(crate) fn last_open(&self) -> Option<u64> {
+        self.open.last()
+    }
+
+    /// Open messages in order of offsets.
+    pub(crate) fn open(&self, from: u64) -> impl Iterator<Item = (u64, Record)> + '_ {
+        let open = self.open.iter_from(from);
+        open.map(|(offset, packed)| (offset, packed.into()))
+    }
+
+    /// How many messages are leased.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.leased.len()
+    }
+
+    /// Leased messages in order of offsets.
+    pub(crate) fn held(&self, from: u64) -> impl Iterator<Item = Held> + '_ {
+        self.leased.iter_from(from).filter_map(|offset| {
+            let record = Record::from(self.open.get(offset)?);
+            Some(Held {
+                offset,
+                failed: record.failed,
+                hand_outs: record.hand_outs,
+                lease: record.lease()?,
+            })
+        })
+    }
+
+    /// At most `max` leases that are past their deadline, and the earliest deadline of the
+    /// others (the present time, if there are more). Looks at all that is leased. Who fails to
+    /// log their expiry asks again: they are in no timer any more.
+    pub(crate) fn overdue(&self, now_ms: i64, max: usize) -> (Vec<Held>, Option<i64>) {
+        let (mut overdue, mut next) = (Vec::new(), None);
+        for held in self.held(0) {
+            let deadline_ms = held.lease.deadline_ms;
+            if deadline_ms <= now_ms && overdue.len() < max {
+                overdue.push(held);
+            } else {
+                let deadline_ms = deadline_ms.max(now_ms);
+                next = Some(next.map_or(deadline_ms, |known: i64| known.min(deadline_ms)));
+            }
+        }
+        (overdue, next)
+    }
+
+    /// Dead letters with numbers from `number` on whose copies are not written.
+    pub(crate) fn dead_letters(&self, number: u64) -> impl Iterator<Item = (u64, Dead)> + '_ {
+        let dead = self.dead.iter_from(number);
+        dead.map(|(number, packed)| (number, packed.into()))
+    }
+
+    /// The text of the last failure of a dead letter.
+    pub(crate) fn dead_error(&self, number: u64) -> Option<&str> {
+        self.dead_errors.get(&number).map(AsRef::as_ref)
+    }
+
+    /// The number of the last dead letter whose copy is written.
+    pub(crate) fn dead_written_to(&self) -> u64 {
+        self.dead_written
+    }
+
+    /// Hashes of the parked keys.
+    pub(crate) fn parked(&self) -> impl Iterator<Item = u64> + '_ {
+        self.parked.iter().copied()
+    }
+
+    /// Counts by state of the log from its start to the high watermark.
+    pub(crate) fn counts(&self, log: std::ops::Range<u64>, now_ms: i64) -> Counts {
+        let mut counts = Counts::default();
+        for (_, record) in self.open(log.start).take_while(|(o, _)| *o < log.end) {
+            match record.phase {
+                Phase::Leased(_) => counts.leased += 1,
+                Phase::Retry { at_ms } if at_ms > now_ms => counts.delayed += 1,
+                Phase::Ready | Phase::Retry { .. } => {}
+            }
+        }
+        let settled = self.settled.count(log.clone());
+        // After a seek an offset may be unfinished again, or die twice.
+        let dead = self.dead_letters(0).map(|(_, dead)| dead.offset);
+        let dead = dead.filter(|offset| log.contains(offset) && self.settled.contains(*offset));
+        counts.dead = dead.collect::<std::collections::BTreeSet<_>>().len() as u64;
+        counts.done = settled - counts.dead;
+        let all = log.end.saturating_sub(log.start);
+        counts.ready = all - settled - counts.leased - counts.delayed;
+        counts
+    }
+
+    /// How many open messages have failed how often; see [`ATTEMPT_BUCKETS`].
+    pub(crate) fn attempts(&self) -> [u64; ATTEMPT_BUCKETS] {
+        let mut buckets = [0; ATTEMPT_BUCKETS];
+        for (_, record) in self.open(0) {
+            buckets[(record.failed as usize).min(ATTEMPT_BUCKETS - 1)] += 1;
+        }
+        buckets
+    }
+
+    /// Bytes that the state takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let texts = self.errors.values().chain(self.dead_errors.values());
+        let texts = texts.map(|text| text.len() + 48).sum::<usize>();
+        self.settled.bytes()
+            + self.leased.bytes()
+            + self.open.bytes()
+            + self.dead.bytes()
+            + texts
+            + self.parked.len() * 16
+    }
+}
