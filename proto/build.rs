@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "reader",
         "groups",
         "consumer",
+        "queues",
         "ops",
     ]
     .map(|name| format!("aqueduct/v1/{name}.proto"));

@@ -176,6 +176,20 @@ pub enum Refusal {
         "group \"{group}\" has no position in partition {partition}, and its start policy gives none; seek the group"
     )]
     NoPosition { group: String, partition: u32 },
+    #[error("group \"{group}\" of topic \"{topic}\" is a {is} group, which this call is not for")]
+    WrongGroupKind {
+        topic: String,
+        group: String,
+        is: &'static str,
+    },
+    #[error(
+        "lease {lease} of offset {offset} in partition {partition} is over: nothing was changed"
+    )]
+    LeaseLost {
+        partition: u32,
+        offset: u64,
+        lease: u64,
+    },
     #[error("partition {partition} is not assigned to member \"{member}\"")]
     NotAssigned { partition: u32, member: String },
     #[error("{what}: the limit of {limit} is reached")]
@@ -256,6 +270,8 @@ impl Refusal {
             Refusal::CommitBackwards { .. } => (Code::FailedPrecondition, "COMMIT_BACKWARDS"),
             Refusal::NoPosition { .. } => (Code::FailedPrecondition, "NO_POSITION"),
             Refusal::NotAssigned { .. } => (Code::FailedPrecondition, "NOT_ASSIGNED"),
+            Refusal::WrongGroupKind { .. } => (Code::FailedPrecondition, "WRONG_GROUP_KIND"),
+            Refusal::LeaseLost { .. } => (Code::FailedPrecondition, "LEASE_LOST"),
             Refusal::LimitReached { .. } => (Code::ResourceExhausted, "LIMIT_REACHED"),
             Refusal::DiskFull { .. } => (Code::ResourceExhausted, "DISK_FULL"),
             Refusal::Unavailable { .. } => (Code::Unavailable, "UNAVAILABLE"),
@@ -425,6 +441,20 @@ impl Refusal {
             Refusal::NotAssigned { partition, member } => vec![
                 ("partition", partition.to_string()),
                 ("member", member.clone()),
+            ],
+            Refusal::WrongGroupKind { topic, group, is } => vec![
+                ("topic", topic.clone()),
+                ("group", group.clone()),
+                ("kind", (*is).to_owned()),
+            ],
+            Refusal::LeaseLost {
+                partition,
+                offset,
+                lease,
+            } => vec![
+                ("partition", partition.to_string()),
+                ("offset", offset.to_string()),
+                ("lease", lease.to_string()),
             ],
             Refusal::LimitReached { what, limit } => {
                 vec![("field", what.clone()), ("limit", limit.to_string())]

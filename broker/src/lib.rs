@@ -7,6 +7,7 @@
 //! - `partition`: one owner per partition; publish, apply, read
 //! - `groups`: consumer groups: who has which partition, and what it is given
 //! - `queue`: work queues: what is leased, retried, dead, and who is next; pure
+//! - `work`: queue groups at work: a task for each, consumers, dead letters
 //! - `metadata`: what the cluster agrees on
 //! - `raft`: replication; the only place that names openraft
 //! - `grpc`, `http`: the front doors, on one port; they translate and hold no rules
@@ -41,5 +42,6 @@ mod slips;
 mod stats;
 mod telemetry;
 mod topics;
+mod work;
 
 pub use raft::DEFAULT_LOG;

@@ -184,6 +184,7 @@ async fn start_on_shard(
         config.in_flight_bytes,
     ));
     services.forget_deleted_groups().await;
+    services.resume_queues();
     let (service, health) = grpc::routes(services.clone())
         .await
         .map_err(io::Error::other)?;

@@ -15,6 +15,7 @@ use crate::{
     },
     stats::Stats,
     topics::Topics,
+    work::Work,
 };
 
 /// Bytes that one permit of the budget stands for.
@@ -27,6 +28,7 @@ pub(crate) struct Services {
     pub(crate) store: Store,
     pub(crate) stats: Stats,
     pub(crate) groups: Groups,
+    pub(crate) work: Work,
     /// Becomes true when the node drains: finish what is in flight, take nothing new.
     pub(crate) draining: watch::Receiver<bool>,
     budget: Arc<Semaphore>,
@@ -61,6 +63,7 @@ impl Services {
             store,
             stats: Stats::new(),
             groups,
+            work: Work::default(),
             draining,
             budget,
             budget_permits,

@@ -22,6 +22,30 @@ pub fn dedup_id(record: &Record) -> Option<&[u8]> {
     find(&record.headers, DEDUP_ID).filter(|id| !id.is_empty())
 }
 
+/// Not to be handed out before this time, milliseconds since 1970. What is no number asks for
+/// nothing, here and below.
+#[must_use]
+pub fn delay_until_ms(headers: &[Header]) -> Option<i64> {
+    number(headers, DELAY_UNTIL)
+}
+
+/// The priority, 0 to 9; more counts as 9.
+#[must_use]
+pub fn priority(headers: &[Header]) -> Option<u8> {
+    let asked: u64 = number(headers, PRIORITY)?;
+    u8::try_from(asked.min(9)).ok()
+}
+
+/// The time to live in milliseconds, from the message's time stamp on.
+#[must_use]
+pub fn ttl_ms(headers: &[Header]) -> Option<u64> {
+    number(headers, TTL)
+}
+
+fn number<T: std::str::FromStr>(headers: &[Header], name: &str) -> Option<T> {
+    std::str::from_utf8(find(headers, name)?).ok()?.parse().ok()
+}
+
 /// The value of the first header called `name`; a null value reads as empty.
 #[must_use]
 pub fn find<'a>(headers: &'a [Header], name: &str) -> Option<&'a [u8]> {

@@ -29,6 +29,7 @@ mod producers;
 mod publishing;
 mod pulling;
 mod python;
+mod queues;
 mod reading;
 mod refusals;
 mod scrape;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use aqueduct_proto::v1::{
     CreateTopicRequest, Message, PublishResponse, Topic, consumer_client::ConsumerClient,
     groups_client::GroupsClient, ops_client::OpsClient, publisher_client::PublisherClient,
-    reader_client::ReaderClient, topics_client::TopicsClient,
+    queues_client::QueuesClient, reader_client::ReaderClient, topics_client::TopicsClient,
 };
 use bytes::Bytes;
 use prost::Message as _;
@@ -30,6 +30,8 @@ pub struct Api {
     pub groups: GroupsClient<Channel>,
     /// Members of groups.
     pub consumer: ConsumerClient<Channel>,
+    /// Workers of queue groups.
+    pub queues: QueuesClient<Channel>,
     /// The node.
     pub ops: OpsClient<Channel>,
 }
@@ -64,6 +66,7 @@ impl Api {
             topics: TopicsClient::new(channel.clone()),
             groups: GroupsClient::new(channel.clone()),
             consumer: ConsumerClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
+            queues: QueuesClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             ops: OpsClient::new(channel.clone()),
             channel,
         })

@@ -14,9 +14,15 @@ use crate::{
     limits,
     metadata::{
         groups::{Group, StartAt, UpdateGroup, key},
+        queues::QueueSettings,
         state::{Change, Command, Denied, Outcome},
     },
-    partition::positions::{Kind, Move},
+    partition::{
+        Partition,
+        positions::{Kind, Move},
+        queues::Step,
+    },
+    queue::{self, policy::Policy},
     services::Services,
     slips::closest,
     topics::rules::check_labels,
@@ -32,6 +38,8 @@ pub(crate) struct NewGroup {
     /// `None`: the default.
     pub(crate) session_timeout_ms: Option<u64>,
     pub(crate) labels: BTreeMap<String, String>,
+    /// Makes it a queue group.
+    pub(crate) queue: Option<Policy>,
 }
 
 impl Default for NewGroup {
@@ -43,6 +51,7 @@ impl Default for NewGroup {
             overrun: StartAt::Earliest,
             session_timeout_ms: None,
             labels: BTreeMap::new(),
+            queue: None,
         }
     }
 }
@@ -55,6 +64,7 @@ pub(crate) struct GroupChange {
     pub(crate) labels: Option<BTreeMap<String, String>>,
     /// 0 = resume, `i64::MAX` = until it is resumed.
     pub(crate) paused_until_ms: Option<i64>,
+    pub(crate) queue: Option<Policy>,
     /// Only if the group still is at this version.
     pub(crate) version: Option<u64>,
 }
@@ -163,6 +173,9 @@ impl Services {
         let session_timeout_ms = new.session_timeout_ms.or(session.ok()).unwrap_or(0);
         check_session(session_timeout_ms)?;
         check_labels(&new.labels)?;
+        if let Some(policy) = &new.queue {
+            check_queue(&live.topic.name, &name, new.start, policy)?;
+        }
         let _changing = self.groups.changing.lock().await;
         let pinned = match new.start {
             StartAt::Latest => {
@@ -179,6 +192,7 @@ impl Services {
             session_timeout_ms,
             labels: new.labels,
             pinned,
+            queue: new.queue.as_ref().map(QueueSettings::from),
             ..Group::default()
         };
         let change = Change::CreateGroup(group.clone());
@@ -222,6 +236,14 @@ impl Services {
         check_session(session_timeout_ms)?;
         let labels = change.labels.unwrap_or_else(|| group.labels.clone());
         check_labels(&labels)?;
+        let queue = match &change.queue {
+            None => group.queue.clone(),
+            Some(_) if group.queue.is_none() => return Err(wrong_kind(&group)),
+            Some(policy) => {
+                check_queue(&group.topic, &group.name, group.start(), policy)?;
+                Some(QueueSettings::from(policy))
+            }
+        };
         let update = UpdateGroup {
             key: key(&group.topic, &group.name),
             overrun: change
@@ -231,6 +253,7 @@ impl Services {
             labels,
             paused_until_ms: change.paused_until_ms.unwrap_or(group.paused_until_ms),
             from_version: group.version,
+            queue,
         };
         let outcome = self
             .decide(Change::UpdateGroup(update), validate_only)
@@ -239,6 +262,9 @@ impl Services {
         if !validate_only && let Some(coordinator) = self.groups.running(group.id) {
             // An error means that it has just ended; the next one reads the record anew.
             let _ = coordinator.send(Request::Reconfigure).await;
+        }
+        if !validate_only && let Some(driver) = self.work.running(group.id) {
+            let _ = driver.send(crate::work::Request::Reconfigure).await;
         }
         Ok(updated)
     }
@@ -261,7 +287,11 @@ impl Services {
                 members => Err(not_empty(&group, members)),
             };
         }
-        self.ask(&group, |answer| Request::Close { answer }).await?;
+        if group.queue.is_some() {
+            self.close_queue(&group).await?;
+        } else {
+            self.ask(&group, |answer| Request::Close { answer }).await?;
+        }
         let change = Change::DeleteGroup(key(&group.topic, &group.name));
         let outcome = self.metadata.propose(change).await;
         let deleted = outcome.and_then(|outcome| group_of(outcome, &group));
@@ -271,6 +301,9 @@ impl Services {
                 Ok(())
             }
             Err(refusal) => {
+                if let Some(driver) = self.work.running(group.id) {
+                    let _ = driver.send(crate::work::Request::Reopen).await;
+                }
                 if let Some(coordinator) = self.groups.running(group.id) {
                     let _ = coordinator.send(Request::Reopen).await;
                 }
@@ -284,6 +317,15 @@ impl Services {
             return;
         };
         let group_id = group.id;
+        if group.queue.is_some() {
+            for partition in &live.partitions {
+                if let Err(refusal) = forget_queue(partition, group_id).await {
+                    tracing::warn!(topic = group.topic, group = group.name, %refusal,
+                        "a queue of a deleted group stays for now");
+                }
+            }
+            return;
+        }
         let forgetting = live.partitions.iter().map(|partition| {
             let kind = Some(Kind::Forget(true));
             partition.change_position(Move { group_id, kind })
@@ -310,7 +352,15 @@ impl Services {
                         continue;
                     }
                     let kind = Some(Kind::Forget(true));
-                    let forgotten = partition.change_position(Move { group_id, kind }).await;
+                    let is_queue = partition
+                        .shared()
+                        .with_queues(|queues| queues.get(group_id).is_some());
+                    let forgotten = if is_queue {
+                        forget_queue(partition, group_id).await
+                    } else {
+                        let forgotten = partition.change_position(Move { group_id, kind });
+                        forgotten.await.map(drop)
+                    };
                     if let Err(refusal) = forgotten {
                         tracing::warn!(topic = live.topic.name, group_id, %refusal,
                             "a position of a deleted group stays for now");
@@ -365,6 +415,52 @@ fn parse_group<'a>(topic: &str, name: &'a str) -> Result<&'a str, Refusal> {
         Refusal::invalid("group", why.replace("a topic ", "a group "))
     })?;
     Ok(bare)
+}
+
+/// The queue of a group that is no more is forgotten in this partition.
+async fn forget_queue(partition: &Partition, group_id: u64) -> Result<(), Refusal> {
+    let batch = queue::command::Batch {
+        commands: vec![queue::command::Command::new(queue::command::Kind::Forget(
+            true,
+        ))],
+        ..queue::command::Batch::default()
+    };
+    let step = partition.begin_step(Step { group_id, batch }).await?;
+    step.outcome().await.map(drop)
+}
+
+fn check_queue(topic: &str, group: &str, start: StartAt, policy: &Policy) -> Result<(), Refusal> {
+    if start == StartAt::Refuse {
+        let why = "a queue group begins at the first message or at the end";
+        return Err(Refusal::invalid("group.start", why));
+    }
+    if policy.dead_letters {
+        names::check_topic(&dead_letter_topic(topic, group)).map_err(|error| {
+            let why = format!("the dead-letter topic cannot have its name: {error}");
+            Refusal::invalid("group.name", why)
+        })?;
+    }
+    policy.check().map_err(|error| {
+        Refusal::invalid(format!("group.queue.{}", error.field), error.to_string())
+    })
+}
+
+/// Where copies of the group's dead letters go.
+pub(crate) fn dead_letter_topic(topic: &str, group: &str) -> String {
+    format!("{topic}.{group}.dlq")
+}
+
+/// The call is not for groups of this kind.
+pub(crate) fn wrong_kind(group: &Group) -> Refusal {
+    Refusal::WrongGroupKind {
+        topic: group.topic.clone(),
+        group: group.name.clone(),
+        is: if group.queue.is_some() {
+            "queue"
+        } else {
+            "stream"
+        },
+    }
 }
 
 fn check_session(ms: u64) -> Result<(), Refusal> {

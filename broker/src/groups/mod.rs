@@ -56,7 +56,7 @@ pub(crate) struct Groups {
     active: Mutex<HashMap<u64, Active>>,
     /// One change of a group's record at a time.
     changing: tokio::sync::Mutex<()>,
-    shards: Arc<Shards>,
+    pub(crate) shards: Arc<Shards>,
     board: Board,
 }
 
@@ -98,6 +98,9 @@ impl Groups {
 impl Services {
     /// The way to the group's task, started if it does not run.
     fn coordinator(self: &Arc<Self>, group: &Group) -> Result<mpsc::Sender<Request>, Refusal> {
+        if group.queue.is_some() {
+            return Err(admin::wrong_kind(group));
+        }
         let live = self.topics.get(&group.topic)?;
         let mut active = self.groups.active.lock();
         if let Some(active) = active.get(&group.id) {

@@ -12,6 +12,7 @@ use aqueduct_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::{
+    queue_policy::{decode_queue, encode_queue},
     reader::decode_place,
     status::{duration_ms, status},
     topics::{encode_duration, encode_time},
@@ -27,6 +28,7 @@ use crate::{
     },
     limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE},
     metadata::groups::{Group, StartAt},
+    queue::policy::Policy,
     services::Services,
 };
 
@@ -101,6 +103,10 @@ fn encode(status: GroupStatus) -> v1::Group {
         create_time: Some(encode_time(group.create_time_ms)),
         update_time: Some(encode_time(group.update_time_ms)),
         etag: group.version.to_string(),
+        queue: group
+            .queue
+            .as_ref()
+            .map(|queue| encode_queue(&Policy::from(queue))),
         labels: group.labels.into_iter().collect(),
     }
 }
@@ -117,6 +123,7 @@ fn decode_new(topic: String, group: v1::Group) -> Result<NewGroup, Refusal> {
         overrun: decode_policy("group.overrun", group.overrun)?.unwrap_or(StartAt::Earliest),
         session_timeout_ms,
         labels: group.labels.into_iter().collect(),
+        queue: group.queue.map(decode_queue).transpose()?,
     })
 }
 
@@ -133,6 +140,7 @@ fn decode_change(group: v1::Group, mask: &[String]) -> Result<GroupChange, Refus
         .session_timeout
         .map(|timeout| duration_ms("group.session_timeout", timeout))
         .transpose()?;
+    let mut queue = group.queue.map(decode_queue).transpose()?;
     let mut labels = Some(group.labels.into_iter().collect());
     let mut change = GroupChange {
         version,
@@ -145,6 +153,7 @@ fn decode_change(group: v1::Group, mask: &[String]) -> Result<GroupChange, Refus
         }
         change.overrun = overrun;
         change.session_timeout_ms = session_timeout_ms;
+        change.queue = queue;
         change.labels =
             labels.filter(|labels: &std::collections::BTreeMap<_, _>| !labels.is_empty());
         return Ok(change);
@@ -154,6 +163,7 @@ fn decode_change(group: v1::Group, mask: &[String]) -> Result<GroupChange, Refus
             "overrun" => change.overrun = overrun.or(Some(StartAt::Earliest)),
             "session_timeout" => change.session_timeout_ms = session_timeout_ms,
             "labels" => change.labels = labels.take(),
+            "queue" => change.queue = queue.take(),
             other => {
                 let why = format!("\"{other}\" cannot be updated");
                 return Err(Refusal::invalid("update_mask", why));

@@ -5,6 +5,8 @@ mod consumer;
 mod groups;
 mod ops;
 mod publisher;
+mod queue_policy;
+mod queues;
 mod reader;
 mod service;
 mod status;
@@ -14,8 +16,8 @@ use std::sync::Arc;
 
 use aqueduct_proto::v1::{
     DESCRIPTORS, consumer_server::ConsumerServer, groups_server::GroupsServer,
-    ops_server::OpsServer, publisher_server::PublisherServer, reader_server::ReaderServer,
-    topics_server::TopicsServer,
+    ops_server::OpsServer, publisher_server::PublisherServer, queues_server::QueuesServer,
+    reader_server::ReaderServer, topics_server::TopicsServer,
 };
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -26,8 +28,8 @@ pub(crate) use self::{
     service::Service,
 };
 use self::{
-    consumer::Consumer, groups::Groups, ops::Ops, publisher::Publisher, reader::Reader,
-    topics::Topics,
+    consumer::Consumer, groups::Groups, ops::Ops, publisher::Publisher, queues::Queues,
+    reader::Reader, topics::Topics,
 };
 use crate::{limits::MAX_REQUEST_BYTES, services::Services};
 
@@ -54,6 +56,7 @@ pub(crate) async fn routes(
         TopicsServer::<Topics>::NAME,
         GroupsServer::<Groups>::NAME,
         ConsumerServer::<Consumer>::NAME,
+        QueuesServer::<Queues>::NAME,
         OpsServer::<Ops>::NAME,
     ];
     for name in names {
@@ -76,6 +79,7 @@ pub(crate) async fn routes(
         .add_service(TopicsServer::new(Topics::new(services.clone())))
         .add_service(GroupsServer::new(Groups::new(services.clone())))
         .add_service(ConsumerServer::new(Consumer::new(services.clone())))
+        .add_service(QueuesServer::new(Queues::new(services.clone())))
         .add_service(OpsServer::new(Ops::new(services)));
     let routes = routes.prepare();
     Ok((Service { publisher, routes }, reporter))

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use super::state::{Denied, Outcome, State};
+use super::{
+    queues::QueueSettings,
+    state::{Denied, Outcome, State},
+};
 use crate::limits;
 
 /// What to do where there is no position, or retention has overtaken it.
@@ -54,6 +57,9 @@ pub(crate) struct Group {
     /// Counts updates; what users see as etag.
     #[prost(uint64, tag = "12")]
     pub(crate) version: u64,
+    /// Present: a queue group.
+    #[prost(message, optional, tag = "13")]
+    pub(crate) queue: Option<QueueSettings>,
 }
 
 /// The whole new state of what may change.
@@ -72,6 +78,8 @@ pub(crate) struct UpdateGroup {
     /// The version that the change was made from: another one is refused.
     #[prost(uint64, tag = "6")]
     pub(crate) from_version: u64,
+    #[prost(message, optional, tag = "7")]
+    pub(crate) queue: Option<QueueSettings>,
 }
 
 /// The key of a group: neither name can hold a slash.
@@ -128,6 +136,7 @@ impl State {
         group.session_timeout_ms = update.session_timeout_ms;
         group.labels = update.labels;
         group.paused_until_ms = update.paused_until_ms;
+        group.queue = update.queue;
         group.update_time_ms = now;
         group.version += 1;
         Outcome::Group(group.clone())

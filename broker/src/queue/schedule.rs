@@ -385,6 +385,16 @@ impl Schedule {
         self.lease_due_ms = at_ms.unwrap_or(i64::MAX);
     }
 
+    /// All messages with a history are known: what a verdict needs of its message's key is there.
+    pub(crate) fn has_caught_up(&self) -> bool {
+        self.scanned_to >= self.scan_first
+    }
+
+    /// The key of a message that is handed out, if keys matter.
+    pub(crate) fn key_of(&self, offset: u64) -> Option<u64> {
+        self.known.get(offset)?.key()
+    }
+
     /// Messages that are handed out.
     pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight

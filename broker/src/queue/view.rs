@@ -45,6 +45,11 @@ impl State {
         self.begun
     }
 
+    /// Greatest time seen.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
     /// What grants and drops must name.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch

@@ -1,0 +1,341 @@
+//! The task of one queue group: who works, who waits, and when there is something to do.
+//!
+//! It goes round by round (see `round`): nothing of the group is on its way into the log while it
+//! decides. It ends by itself when nobody works, nothing is leased and no dead letter waits.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::{Delivery, Request, Settled, lane::Lane, verdicts::Wish};
+use crate::{
+    clock::Steady, error::Refusal, lanes::Credit, limits, metadata::groups::Group,
+    queue::policy::Policy, services::Services, topics::LiveTopic,
+};
+
+/// How long a group with nothing to do stays at hand.
+const LINGER: Duration = Duration::from_millis(500);
+/// Longest sleep: what nobody announces is looked for after this.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// A stream.
+pub(super) struct Consumer {
+    pub(super) id: u64,
+    pub(super) credit: Arc<Credit>,
+    pub(super) deliveries: mpsc::Sender<Vec<Delivery>>,
+}
+
+/// A call that waits for messages.
+pub(super) struct Call {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(super) until: Instant,
+    /// It was looked for once after the time.
+    pub(super) is_late: bool,
+    pub(super) answer: oneshot::Sender<Result<Vec<Delivery>, Refusal>>,
+}
+
+/// Verdicts that wait for the next round.
+pub(super) struct Settling {
+    pub(super) wishes: Vec<Wish>,
+    pub(super) answer: oneshot::Sender<Settled>,
+}
+
+/// The state of the task.
+pub(super) struct Driver {
+    pub(super) services: Arc<Services>,
+    pub(super) group: Group,
+    pub(super) policy: Policy,
+    pub(super) live: Arc<LiveTopic>,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) consumers: Vec<Consumer>,
+    pub(super) calls: Vec<Call>,
+    pub(super) settling: Vec<Settling>,
+    pub(super) clock: Steady,
+    /// Who is asked first, so that nobody is always the last.
+    pub(super) turn: usize,
+    inbox: mpsc::Receiver<Request>,
+    wake: Arc<Notify>,
+    topics: watch::Receiver<u64>,
+    /// Why nobody can work any more.
+    over: Option<Refusal>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        services: Arc<Services>,
+        group: Group,
+        live: Arc<LiveTopic>,
+        inbox: mpsc::Receiver<Request>,
+        wake: Arc<Notify>,
+    ) -> Driver {
+        let topics = services.topics.changes();
+        let mut driver = Driver {
+            services,
+            policy: policy_of(&group),
+            group,
+            live,
+            lanes: Vec::new(),
+            consumers: Vec::new(),
+            calls: Vec::new(),
+            settling: Vec::new(),
+            clock: Steady::not_before(0),
+            turn: 0,
+            inbox,
+            wake,
+            topics,
+            over: None,
+        };
+        driver.add_lanes();
+        driver
+    }
+
+    fn add_lanes(&mut self) {
+        let known = self.lanes.len();
+        for (number, partition) in (0..).zip(&self.live.partitions).skip(known) {
+            let lane = Lane::new(number, partition.clone(), self.group.id, &self.wake);
+            self.lanes.push(lane);
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let services = self.services.clone();
+        let drained = services.drained();
+        tokio::pin!(drained);
+        // Time never goes back behind what the log has seen.
+        let policy = &self.policy;
+        let seen = |lane: &mut Lane| lane.with(policy, |state, _| state.now_ms());
+        let seen = self.lanes.iter_mut().filter_map(seen).max();
+        self.clock = Steady::not_before(seen.unwrap_or(0));
+        self.look_at_topic();
+        loop {
+            while let Ok(request) = self.inbox.try_recv() {
+                self.handle(request);
+            }
+            self.answer_late_calls();
+            if self.over.is_none() && self.round().await {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            // A call has had its round: nothing is there for it now.
+            let now = Instant::now();
+            for call in &mut self.calls {
+                call.is_late = call.until <= now;
+            }
+            let pause = self.pause();
+            let idle = self.is_idle();
+            tokio::select! {
+                request = self.inbox.recv() => match request {
+                    Some(request) => self.handle(request),
+                    None => break,
+                },
+                () = self.wake.notified() => {}
+                Ok(()) = self.topics.changed() => self.look_at_topic(),
+                () = &mut drained => break,
+                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(LINGER), if idle => {
+                    if self.retire() {
+                        return;
+                    }
+                }
+            }
+        }
+        self.services.work.remove(self.group.id);
+        for lane in &self.lanes {
+            lane.leave(&self.wake);
+        }
+    }
+
+    fn retire(&mut self) -> bool {
+        let (lanes, wake) = (&self.lanes, &self.wake);
+        let leave = || lanes.iter().for_each(|lane| lane.leave(wake));
+        self.services.work.retire(self.group.id, &self.inbox, leave)
+    }
+
+    /// How long nothing happens by itself.
+    fn pause(&mut self) -> Duration {
+        let now_ms = self.clock.now_ms();
+        let mut pause = LONGEST;
+        let wanted = self.has_demand();
+        for lane in &mut self.lanes {
+            if let Some(left) = lane.pause_left_ms() {
+                pause = pause.min(Duration::from_millis(left));
+                continue;
+            }
+            let due = lane.with(&self.policy, |_, schedule| schedule.next_due_ms());
+            let rate = self.policy.rate_per_s;
+            let limited = wanted && lane.bucket.available(now_ms, rate) == 0;
+            let next = limited.then(|| lane.bucket.next_ms(now_ms, rate));
+            for at_ms in [due.flatten(), next].into_iter().flatten() {
+                let left = u64::try_from(at_ms.saturating_sub(now_ms)).unwrap_or(0);
+                // A millisecond at least: what is due and cannot be done is no reason to spin.
+                pause = pause.min(Duration::from_millis(left.max(1)));
+            }
+        }
+        for call in &self.calls {
+            pause = pause.min(call.until.saturating_duration_since(Instant::now()));
+        }
+        pause
+    }
+
+    pub(super) fn has_demand(&self) -> bool {
+        !self.calls.is_empty() || self.consumers.iter().any(Consumer::wants)
+    }
+
+    fn is_idle(&mut self) -> bool {
+        if !self.consumers.is_empty() || !self.calls.is_empty() || !self.settling.is_empty() {
+            return false;
+        }
+        if self.over.is_some() {
+            return true;
+        }
+        let policy = &self.policy;
+        self.lanes.iter_mut().all(|lane| {
+            let busy = lane.with(policy, |state, _| {
+                state.in_flight() > 0 || state.dead_letters(0).next().is_some()
+            });
+            busy != Some(true)
+        })
+    }
+
+    fn answer_late_calls(&mut self) {
+        let now = Instant::now();
+        let calls = std::mem::take(&mut self.calls);
+        for call in calls {
+            if call.answer.is_closed() {
+                continue;
+            }
+            if call.until > now || !call.is_late {
+                self.calls.push(call);
+            } else {
+                // Whoever hung up does not wait for it.
+                let _ = call.answer.send(Ok(Vec::new()));
+            }
+        }
+    }
+
+    fn look_at_topic(&mut self) {
+        match self.services.topics.get(&self.group.topic) {
+            Ok(live) if live.topic.id == self.live.topic.id => {
+                self.live = live;
+                self.add_lanes();
+            }
+            Ok(_) | Err(_) => self.end(&Refusal::TopicNotFound {
+                topic: self.group.topic.clone(),
+                did_you_mean: None,
+            }),
+        }
+    }
+
+    /// Nobody works any more.
+    fn end(&mut self, why: &Refusal) {
+        self.over = Some(why.clone());
+        // The end of its deliveries tells a stream.
+        self.consumers.clear();
+        for call in self.calls.drain(..) {
+            let _ = call.answer.send(Err(why.clone()));
+        }
+        for settling in self.settling.drain(..) {
+            let results = settling.wishes.iter().map(|_| Err(why.clone()));
+            let _ = settling.answer.send(results.collect());
+        }
+    }
+
+    fn handle(&mut self, request: Request) {
+        match request {
+            Request::Open {
+                consumer,
+                credit,
+                deliveries,
+            } => {
+                let full = self.consumers.len() >= limits::MAX_MEMBERS;
+                if self.over.is_none() && !full {
+                    let id = consumer;
+                    self.consumers.push(Consumer {
+                        id,
+                        credit,
+                        deliveries,
+                    });
+                }
+            }
+            Request::Lease {
+                messages,
+                bytes,
+                until,
+                answer,
+            } => {
+                if let Some(why) = &self.over {
+                    return drop(answer.send(Err(why.clone())));
+                }
+                self.calls.push(Call {
+                    messages,
+                    bytes,
+                    until,
+                    is_late: false,
+                    answer,
+                });
+            }
+            Request::Settle { wishes, answer } => match &self.over {
+                Some(why) => {
+                    let results = wishes.iter().map(|_| Err(why.clone()));
+                    drop(answer.send(results.collect()));
+                }
+                None => self.settling.push(Settling { wishes, answer }),
+            },
+            Request::Gone { consumer, closed } => {
+                let known = self.consumers.len();
+                self.consumers.retain(|known| known.id != consumer);
+                if self.consumers.len() < known {
+                    for lane in &mut self.lanes {
+                        lane.gone.push((consumer, closed));
+                    }
+                }
+            }
+            Request::Reconfigure => self.reconfigure(),
+            Request::Close { answer } => drop(answer.send(self.close())),
+            Request::Reopen => self.over = None,
+        }
+    }
+
+    fn reconfigure(&mut self) {
+        if let Some(group) = self.services.group_by_id(&self.group) {
+            self.policy = policy_of(&group);
+            self.group = group;
+            self.lanes.iter_mut().for_each(Lane::reschedule);
+        }
+    }
+
+    fn close(&mut self) -> Result<(), Refusal> {
+        if let Some(why) = &self.over {
+            return Err(why.clone());
+        }
+        let members = (self.consumers.len() + self.calls.len()) as u64;
+        if members > 0 {
+            return Err(Refusal::GroupNotEmpty {
+                topic: self.group.topic.clone(),
+                group: self.group.name.clone(),
+                members,
+            });
+        }
+        self.end(&Refusal::GroupNotFound {
+            topic: self.group.topic.clone(),
+            group: self.group.name.clone(),
+            did_you_mean: None,
+        });
+        Ok(())
+    }
+}
+
+impl Consumer {
+    /// It takes more, and has taken what it was given.
+    pub(super) fn wants(&self) -> bool {
+        self.credit.now().is_some() && self.deliveries.capacity() > 0
+    }
+}
+
+fn policy_of(group: &Group) -> Policy {
+    group.queue.as_ref().map(Policy::from).unwrap_or_default()
+}

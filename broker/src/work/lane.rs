@@ -1,0 +1,263 @@
+//! One partition of a queue group: its schedule, kept true by the events of the log, and reading.
+//!
+//! Whatever looks at the schedule follows all events before, under the lock of the state.
+
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
+
+use aqueduct_proto::record::Record;
+use tokio::sync::Notify;
+
+use super::{attributes::attributes_of, deaths::Copier};
+use crate::{
+    clock,
+    error::Refusal,
+    lanes::decode,
+    limits::READ_CHUNK_BYTES,
+    partition::{Cursor, Partition},
+    queue::{
+        events::Event,
+        known::Attributes,
+        policy::{OnKeyFailure, Order, Policy},
+        rate::Bucket,
+        schedule::{Rules, Schedule},
+        state::State,
+    },
+};
+
+/// How long a partition that refused is left alone.
+const PAUSE_MS: u64 = 200;
+
+/// One partition.
+pub(super) struct Lane {
+    pub(super) number: u32,
+    pub(super) partition: Partition,
+    group_id: u64,
+    schedule: Option<Schedule>,
+    cursor: Cursor,
+    pub(super) bucket: Bucket,
+    /// Consumers that are gone, whose leases are not ended yet, and whether in order.
+    pub(super) gone: Vec<(u64, bool)>,
+    pub(super) copier: Copier,
+    /// Dead letters with numbers up to this have a copy.
+    pub(super) copied_to: u64,
+    paused_until: u64,
+}
+
+impl Lane {
+    pub(super) fn new(
+        number: u32,
+        partition: Partition,
+        group_id: u64,
+        wake: &Arc<Notify>,
+    ) -> Lane {
+        partition
+            .shared()
+            .with_queues(|queues| queues.watch(group_id));
+        let cursor = partition.cursor(0);
+        cursor.register(wake);
+        Lane {
+            number,
+            partition,
+            group_id,
+            schedule: None,
+            cursor,
+            bucket: Bucket::default(),
+            gone: Vec::new(),
+            copier: Copier::default(),
+            copied_to: 0,
+            paused_until: 0,
+        }
+    }
+
+    /// Nobody keeps events for this lane any more.
+    pub(super) fn leave(&self, wake: &Arc<Notify>) {
+        let id = self.group_id;
+        self.partition
+            .shared()
+            .with_queues(|queues| queues.unwatch(id));
+        self.cursor.unregister(wake);
+    }
+
+    /// A changed policy needs another schedule.
+    pub(super) fn reschedule(&mut self) {
+        self.schedule = None;
+    }
+
+    pub(super) fn pause(&mut self) {
+        self.paused_until = clock::monotonic_ms() + PAUSE_MS;
+    }
+
+    /// How long it is to be left alone, if at all.
+    pub(super) fn pause_left_ms(&self) -> Option<u64> {
+        let left = self.paused_until.saturating_sub(clock::monotonic_ms());
+        (left > 0).then_some(left)
+    }
+
+    /// Looks at state and schedule, which agree; `None` if the queue has not begun here.
+    pub(super) fn with<T>(
+        &mut self,
+        policy: &Policy,
+        look: impl FnOnce(&State, &mut Schedule) -> T,
+    ) -> Option<T> {
+        let (id, schedule) = (self.group_id, &mut self.schedule);
+        self.partition.shared().with_queues(|queues| {
+            let events = queues.take_events(id);
+            let state = queues.get(id)?;
+            let is_new = schedule.is_none() || events.contains(&Event::Restarted);
+            let schedule =
+                schedule.get_or_insert_with(|| Schedule::new(Rules::from(policy), state));
+            if is_new {
+                *schedule = Schedule::new(Rules::from(policy), state);
+            } else {
+                events.iter().for_each(|event| schedule.follow(event));
+            }
+            Some(look(state, schedule))
+        })
+    }
+
+    /// Verdicts have to wait until the scan has passed all that has a history: a death parks its
+    /// key, and only the scan tells the key.
+    pub(super) fn judges_blindly(&mut self, policy: &Policy) -> bool {
+        let parks = policy.order == Order::PerKey && policy.on_key_failure == OnKeyFailure::ParkKey;
+        parks && self.with(policy, |_, schedule| !schedule.has_caught_up()) == Some(true)
+    }
+
+    /// Tells the schedule of a further piece of the log; whether there was one.
+    ///
+    /// # Errors
+    /// If the partition cannot be read just now.
+    pub(super) async fn scan(&mut self, policy: &Policy) -> Result<bool, Refusal> {
+        let shared = self.partition.shared().clone();
+        let end = shared.high_watermark();
+        let start = shared.log_start_offset();
+        let found = self.with(policy, |state, schedule| {
+            let wanted = schedule.scan_wanted(end);
+            let from = wanted.start.max(start);
+            let gap = state.next_unfinished(from, wanted.end);
+            if gap.is_none() && !wanted.is_empty() {
+                schedule.scanned_up_to(wanted.end);
+            }
+            (wanted, gap)
+        });
+        let Some((wanted, Some(gap))) = found else {
+            return Ok(false);
+        };
+        let (records, to) = match self.read_chunk(gap.start..wanted.end).await {
+            Ok(Some(read)) => read,
+            // Retention was quicker: it will be told as an event.
+            Ok(None) | Err(Refusal::OffsetOutOfRange { .. }) => return Ok(false),
+            Err(Refusal::Damaged { offset, .. }) => {
+                tracing::warn!(
+                    partition = self.number,
+                    offset,
+                    "a queue meets a damaged message"
+                );
+                (Vec::new(), gap.start + 1)
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        self.with(policy, |state, schedule| {
+            if schedule.scan_wanted(end).start != wanted.start {
+                // Another schedule, or retention: this piece is not what comes next.
+                return;
+            }
+            if records.is_empty() {
+                // It is handed to nobody who could read it, see `round`; but it is not lost.
+                let standing = state.standing(gap.start);
+                schedule.scanned(gap.start, &Attributes::default(), standing);
+            }
+            for record in &records {
+                let attributes = attributes_of(record, &policy.filter);
+                schedule.scanned(record.offset, &attributes, state.standing(record.offset));
+            }
+            schedule.scanned_up_to(to);
+        });
+        Ok(true)
+    }
+
+    /// A piece from the beginning of this range, and where it ends.
+    async fn read_chunk(
+        &mut self,
+        range: Range<u64>,
+    ) -> Result<Option<(Vec<Record>, u64)>, Refusal> {
+        self.cursor.go_to(range.start);
+        let chunk = self.cursor.read(Some(range.end), READ_CHUNK_BYTES).await?;
+        let Some(chunk) = chunk else { return Ok(None) };
+        let to = chunk.next.min(range.end);
+        let records = decode(chunk.batches, range.start..to);
+        let records = records.map_err(|why| Refusal::Damaged {
+            partition: self.number,
+            offset: range.start,
+            file: String::new(),
+            position: 0,
+            why,
+        })?;
+        Ok(Some((records, to)))
+    }
+
+    /// Reads messages of these runs until `bytes` are reached, at least one.
+    pub(super) async fn read_runs(&mut self, runs: &[Range<u64>], bytes: u64) -> Read {
+        let (mut read, mut taken) = (Read::default(), 0);
+        for run in runs {
+            let mut at = run.start;
+            while at < run.end {
+                if !read.records.is_empty() && taken >= bytes {
+                    read.back.push(at..run.end);
+                    break;
+                }
+                let chunk = match self.read_chunk(at..run.end).await {
+                    Ok(Some((chunk, _))) => chunk,
+                    Err(Refusal::Damaged { .. }) => Vec::new(),
+                    // Not now; or retention was quicker, which an event will tell.
+                    Ok(None) | Err(_) => {
+                        self.pause();
+                        read.back.push(at..run.end);
+                        break;
+                    }
+                };
+                if chunk.first().is_none_or(|record| record.offset != at) {
+                    read.unreadable.push(at);
+                    at += 1;
+                    continue;
+                }
+                for record in chunk {
+                    let enough = !read.records.is_empty() && taken >= bytes;
+                    if enough || record.offset != at {
+                        break;
+                    }
+                    taken += size_of_record(&record);
+                    at += 1;
+                    read.records.insert(record.offset, record);
+                }
+            }
+        }
+        read
+    }
+
+    /// The message at an offset, if it can be read.
+    pub(super) async fn read_one(&mut self, offset: u64) -> Option<Record> {
+        let read = self.read_chunk(offset..offset + 1).await.ok()??;
+        read.0.into_iter().find(|record| record.offset == offset)
+    }
+}
+
+/// What came of reading some messages.
+#[derive(Default)]
+pub(super) struct Read {
+    pub(super) records: BTreeMap<u64, Record>,
+    /// What the disk does not give back.
+    pub(super) unreadable: Vec<u64>,
+    /// Not read: too much, or not now.
+    pub(super) back: Vec<Range<u64>>,
+}
+
+pub(super) fn size_of_record(record: &Record) -> u64 {
+    let headers: usize = record
+        .headers
+        .iter()
+        .map(|header| header.name.len() + header.value.as_ref().map_or(0, |value| value.len()))
+        .sum();
+    let key = record.key.as_ref().map_or(0, |key| key.len());
+    let value = record.value.as_ref().map_or(0, |value| value.len());
+    (key + value + headers) as u64
+}

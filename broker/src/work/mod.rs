@@ -1,0 +1,341 @@
+//! Queue groups at work: consumers lease messages one by one, and every lease comes to an end.
+//!
+//! ```text
+//!  stream or call ──► driver ── one round ──► lanes ── commands ──► partition's owner ──► its log
+//!        ▲              │   scan, choose, read, propose, apply           │
+//!        └─ deliveries ─┘◄───────────── replies, events ◄────────────────┘
+//! ```
+//! - [`attributes`], [`verdicts`]: the decisions here, pure; the larger ones are the `queue`'s
+//! - [`driver`]: a task for each group that has consumers, leases or dead letters on their way
+//! - [`lane`]: one partition of it; [`round`]: what one entry is made of and what came of it
+//! - [`deaths`]: copies of dead letters to their topic, exactly once
+//!
+//! Promised: a message is delivered after its lease is durable and not before; what the driver
+//! loses (it may end at any time) is nothing that the log does not know. All commands of a group
+//! come from its driver, one entry a partition at a time, so a verdict is always resolved against
+//! the state that it meets.
+
+mod attributes;
+mod deaths;
+mod driver;
+mod lane;
+mod round;
+mod verdicts;
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use aqueduct_proto::record::Record;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use self::driver::Driver;
+pub(crate) use self::verdicts::{Wanted, Wish};
+use crate::{
+    error::Refusal, groups::admin::wrong_kind, lanes::Credit, limits, metadata::groups::Group,
+    queue::policy::Policy, services::Services,
+};
+
+/// Requests that may wait for a group's task.
+const INBOX: usize = 1_024;
+/// Deliveries that may wait for a stream that does not take them; then it gets no more.
+const UNREAD_DELIVERIES: usize = 4;
+
+/// A leased message on its way to its consumer.
+#[derive(Debug, Clone)]
+pub(crate) struct Delivery {
+    pub(crate) partition: u32,
+    pub(crate) record: Record,
+    /// 1 for the first.
+    pub(crate) attempt: u32,
+    pub(crate) hand_outs: u32,
+    pub(crate) lease: u64,
+    pub(crate) deadline_ms: i64,
+    /// 0 if no attempt failed.
+    pub(crate) first_failure_ms: i64,
+    pub(crate) last_error: String,
+}
+
+/// Results of verdicts, in their order.
+pub(crate) type Settled = Vec<Result<(), Refusal>>;
+
+/// What a group's task can be asked.
+pub(crate) enum Request {
+    /// A stream begins to work.
+    Open {
+        consumer: u64,
+        credit: Arc<Credit>,
+        deliveries: mpsc::Sender<Vec<Delivery>>,
+    },
+    /// A call waits for messages until a time.
+    Lease {
+        messages: u64,
+        bytes: u64,
+        until: Instant,
+        answer: oneshot::Sender<Result<Vec<Delivery>, Refusal>>,
+    },
+    Settle {
+        wishes: Vec<Wish>,
+        answer: oneshot::Sender<Settled>,
+    },
+    /// A stream is gone; `closed`: in order.
+    Gone { consumer: u64, closed: bool },
+    /// The group's policy has changed.
+    Reconfigure,
+    /// Nobody works from now on; refused while there are consumers.
+    Close {
+        answer: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// It is not deleted after all.
+    Reopen,
+}
+
+struct Active {
+    sender: mpsc::Sender<Request>,
+    wake: Arc<Notify>,
+}
+
+/// The queue groups that have a task.
+#[derive(Default)]
+pub(crate) struct Work {
+    active: Mutex<HashMap<u64, Active>>,
+}
+
+impl Work {
+    /// The group's task ends, if nobody can reach it any more but through here; `leave` comes
+    /// before another task can begin.
+    fn retire(&self, id: u64, inbox: &mpsc::Receiver<Request>, leave: impl FnOnce()) -> bool {
+        let mut active = self.active.lock();
+        let unreached = inbox.is_empty() && inbox.sender_strong_count() == 1;
+        if unreached {
+            leave();
+            active.remove(&id);
+        }
+        unreached
+    }
+
+    fn remove(&self, id: u64) {
+        self.active.lock().remove(&id);
+    }
+
+    /// The way to the group's task, if it has one.
+    pub(crate) fn running(&self, id: u64) -> Option<mpsc::Sender<Request>> {
+        let active = self.active.lock();
+        active.get(&id).map(|active| active.sender.clone())
+    }
+}
+
+/// A stream that works through a queue.
+pub(crate) struct Worker {
+    pub(crate) deliveries: mpsc::Receiver<Vec<Delivery>>,
+    pub(crate) link: Arc<Link>,
+    pub(crate) lease_ms: u64,
+}
+
+/// From a stream to its group's task; when the last of it is dropped, the consumer is gone.
+pub(crate) struct Link {
+    consumer: u64,
+    driver: mpsc::Sender<Request>,
+    wake: Arc<Notify>,
+    credit: Arc<Credit>,
+}
+
+impl Link {
+    /// The stream takes more.
+    pub(crate) fn add_credit(&self, messages: u64, bytes: u64) {
+        self.credit.add(messages, bytes);
+        self.wake.notify_one();
+    }
+
+    /// The stream has taken deliveries, so there is room for others.
+    pub(crate) fn taken(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Verdicts, and what came of them.
+    ///
+    /// # Errors
+    /// If the request cannot be, or nobody knows.
+    pub(crate) async fn settle(&self, wishes: Vec<Wish>) -> Result<Settled, Refusal> {
+        settle(&self.driver, wishes).await
+    }
+
+    /// The consumer has closed its side: what it holds is given back at once.
+    pub(crate) async fn close(&self) {
+        let consumer = self.consumer;
+        let closed = true;
+        // An error means that the task has ended, and with it everything.
+        let _ = self.driver.send(Request::Gone { consumer, closed }).await;
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let gone = Request::Gone {
+            consumer: self.consumer,
+            closed: false,
+        };
+        let driver = self.driver.clone();
+        if let Err(mpsc::error::TrySendError::Full(gone)) = driver.try_send(gone)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move { driver.send(gone).await });
+        }
+    }
+}
+
+async fn settle(driver: &mpsc::Sender<Request>, wishes: Vec<Wish>) -> Result<Settled, Refusal> {
+    let limit = limits::MAX_SETTLEMENTS;
+    if wishes.len() > limit {
+        let why = format!("{} is above the limit of {limit}", wishes.len());
+        return Err(Refusal::invalid("settlements", why));
+    }
+    let (answer, answered) = oneshot::channel();
+    let unknown = || Refusal::Unknown {
+        why: "the group's task stopped".into(),
+    };
+    let request = Request::Settle { wishes, answer };
+    driver.send(request).await.map_err(|_| unknown())?;
+    answered.await.map_err(|_| unknown())
+}
+
+impl Services {
+    /// The way to the task of a queue group, started if it does not run.
+    fn driver(
+        self: &Arc<Self>,
+        group: &Group,
+    ) -> Result<(mpsc::Sender<Request>, Arc<Notify>), Refusal> {
+        if group.queue.is_none() {
+            return Err(wrong_kind(group));
+        }
+        let live = self.topics.get(&group.topic)?;
+        let mut active = self.work.active.lock();
+        if let Some(active) = active.get(&group.id) {
+            return Ok((active.sender.clone(), active.wake.clone()));
+        }
+        // Under the lock: a group that is deleted has closed its task first.
+        let Some(group) = self.group_by_id(group) else {
+            return Err(Refusal::GroupNotFound {
+                topic: group.topic.clone(),
+                group: group.name.clone(),
+                did_you_mean: None,
+            });
+        };
+        self.check_draining()?;
+        let (sender, inbox) = mpsc::channel(INBOX);
+        let wake = Arc::new(Notify::new());
+        let id = group.id;
+        let driver = Driver::new(self.clone(), group, live, inbox, wake.clone());
+        self.groups.shards.of(id).spawn(driver.run());
+        let handle = sender.clone();
+        let waker = wake.clone();
+        active.insert(id, Active { sender, wake });
+        Ok((handle, waker))
+    }
+
+    /// A stream begins to work.
+    ///
+    /// # Errors
+    /// If there is no such queue group.
+    pub(crate) async fn work(
+        self: &Arc<Self>,
+        topic: &str,
+        group: &str,
+    ) -> Result<Worker, Refusal> {
+        let group = self.group(topic, group)?;
+        let lease_ms = group.queue.as_ref().map_or(0, |q| Policy::from(q).lease_ms);
+        let (driver, wake) = self.driver(&group)?;
+        let credit = Arc::new(Credit::new(0, 0));
+        let (sender, deliveries) = mpsc::channel(UNREAD_DELIVERIES);
+        let consumer = new_consumer();
+        let open = Request::Open {
+            consumer,
+            credit: credit.clone(),
+            deliveries: sender,
+        };
+        driver.send(open).await.map_err(|_| stopped())?;
+        let link = Arc::new(Link {
+            consumer,
+            driver,
+            wake,
+            credit,
+        });
+        Ok(Worker {
+            deliveries,
+            link,
+            lease_ms,
+        })
+    }
+
+    /// Leases messages to a call; waits for the first until a time.
+    ///
+    /// # Errors
+    /// If there is no such queue group.
+    pub(crate) async fn lease(
+        self: &Arc<Self>,
+        (topic, group): (&str, &str),
+        (messages, bytes): (u64, u64),
+        until: Instant,
+    ) -> Result<Vec<Delivery>, Refusal> {
+        let group = self.group(topic, group)?;
+        let (driver, _) = self.driver(&group)?;
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Lease {
+            messages,
+            bytes,
+            until,
+            answer,
+        };
+        driver.send(request).await.map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())?
+    }
+
+    /// Verdicts on leased messages.
+    ///
+    /// # Errors
+    /// If there is no such queue group, or nobody knows what came of them.
+    pub(crate) async fn settle(
+        self: &Arc<Self>,
+        (topic, group): (&str, &str),
+        wishes: Vec<Wish>,
+    ) -> Result<Settled, Refusal> {
+        let group = self.group(topic, group)?;
+        let (driver, _) = self.driver(&group)?;
+        settle(&driver, wishes).await
+    }
+
+    /// Ends the task of a queue group for good.
+    pub(crate) async fn close_queue(self: &Arc<Self>, group: &Group) -> Result<(), Refusal> {
+        let (driver, _) = self.driver(group)?;
+        let (answer, answered) = oneshot::channel();
+        let close = Request::Close { answer };
+        driver.send(close).await.map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())?
+    }
+
+    /// Starts the tasks of all queue groups: those with nothing to do end again. What a crash
+    /// left (leases that ended, dead letters without a copy) is worked off without a consumer.
+    pub(crate) fn resume_queues(self: &Arc<Self>) {
+        let groups: Vec<Group> = {
+            let view = self.metadata.view().read();
+            let queues = view.groups.values().filter(|group| group.queue.is_some());
+            queues.cloned().collect()
+        };
+        for group in groups {
+            if let Err(refusal) = self.driver(&group) {
+                tracing::warn!(topic = group.topic, group = group.name, %refusal,
+                    "a queue group waits for its first consumer");
+            }
+        }
+    }
+}
+
+fn stopped() -> Refusal {
+    Refusal::Unavailable {
+        why: "the group's task stopped".into(),
+    }
+}
+
+/// An id that no other consumer has; 0 is the broker's own.
+fn new_consumer() -> u64 {
+    rand::random_range(1..=u64::MAX)
+}
