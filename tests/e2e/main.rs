@@ -29,7 +29,6 @@ mod producers;
 mod publishing;
 mod pulling;
 mod python;
-mod queues;
 mod reading;
 mod refusals;
 mod scrape;
