@@ -27,6 +27,7 @@ mod log_tools;
 mod main_job_groups;
 mod producers;
 mod publishing;
+mod queues;
 mod pulling;
 mod python;
 mod reading;
