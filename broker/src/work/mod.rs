@@ -7,7 +7,8 @@
 //! ```
 //! - [`attributes`], [`verdicts`]: the decisions here, pure; the larger ones are the `queue`'s
 //! - [`driver`]: a task for each group that has consumers, leases or dead letters on their way
-//! - [`lane`]: one partition of it; [`round`]: what one entry is made of and what came of it
+//! - [`lane`]: one partition of it
+//! - [`round`]: one round; [`choose`], [`plan`], [`outcome`]: its parts
 //! - [`deaths`]: copies of dead letters to their topic, exactly once
 //!
 //! Promised: a message is delivered after its lease is durable and not before; what the driver
@@ -16,9 +17,12 @@
 //! the state that it meets.
 
 mod attributes;
+mod choose;
 mod deaths;
 mod driver;
 mod lane;
+mod outcome;
+mod plan;
 mod round;
 mod verdicts;
 

@@ -1,0 +1,123 @@
+//! Who takes messages, and which they get: chosen by the schedule, then read.
+//!
+//! A message is read before it is leased, so that a consumer is never leased more bytes than it
+//! asked for.
+
+use std::collections::BTreeMap;
+
+use super::{
+    driver::Driver,
+    lane::{Lane, size_of_record},
+    plan::{Choice, Demand, runs_of},
+};
+use crate::queue::policy::Policy;
+
+/// Messages that a consumer is leased in a partition and round.
+const AT_A_TIME: u64 = 1_000;
+/// What a stream is given in a round, bytes, whatever its credit is.
+const DELIVERY_BYTES: u64 = 4 << 20;
+
+impl Driver {
+    /// Everybody who takes messages now; streams first, then calls.
+    pub(super) fn demands(&self) -> Vec<Demand> {
+        let streams = self.consumers.iter().map(|consumer| {
+            let (messages, bytes) = consumer.credit.now().unwrap_or((0, 0));
+            let wants = consumer.wants();
+            Demand {
+                consumer: consumer.id,
+                messages: if wants { messages } else { 0 },
+                bytes: bytes.min(DELIVERY_BYTES),
+                got: Vec::new(),
+            }
+        });
+        let calls = self.calls.iter().map(|call| Demand {
+            consumer: super::new_consumer(),
+            messages: call.messages,
+            bytes: call.bytes,
+            got: Vec::new(),
+        });
+        streams.chain(calls).collect()
+    }
+
+    pub(super) async fn choose(&mut self, demands: &mut [Demand]) -> BTreeMap<usize, Vec<Choice>> {
+        let mut choices: BTreeMap<usize, Vec<Choice>> = BTreeMap::new();
+        let (count, lanes) = (demands.len(), self.lanes.len());
+        for turn in 0..count {
+            let who = (turn + self.turn) % count;
+            for turn in 0..lanes {
+                let index = (turn + self.turn) % lanes;
+                let demand = &mut demands[who];
+                if demand.messages == 0 || demand.bytes == 0 {
+                    break;
+                }
+                let now_ms = self.clock.now_ms();
+                let lane = &mut self.lanes[index];
+                let chosen = choose_in(lane, &self.policy, now_ms, who, demand).await;
+                choices.entry(index).or_default().extend(chosen);
+            }
+        }
+        choices
+    }
+}
+
+/// Takes messages of one partition for somebody, and reads them.
+async fn choose_in(
+    lane: &mut Lane,
+    policy: &Policy,
+    now_ms: i64,
+    who: usize,
+    demand: &mut Demand,
+) -> Vec<Choice> {
+    if lane.pause_left_ms().is_some() {
+        return Vec::new();
+    }
+    let rate = lane.bucket.available(now_ms, policy.rate_per_s);
+    let (limit, consumer) = (policy.max_in_flight.consumer, demand.consumer);
+    let most = demand.messages.min(AT_A_TIME).min(rate);
+    let taken = lane.with(policy, |state, schedule| {
+        let held = || {
+            state
+                .held(0)
+                .filter(|held| held.lease.consumer == consumer)
+                .count() as u64
+        };
+        let most = match limit {
+            0 => most,
+            limit => most.min(limit.saturating_sub(held())),
+        };
+        (schedule.next(now_ms, most), state.epoch())
+    });
+    let Some((runs, epoch)) = taken.filter(|(runs, _)| !runs.is_empty()) else {
+        return Vec::new();
+    };
+    let read = lane.read_runs(&runs, demand.bytes).await;
+    lane.with(policy, |_, schedule| {
+        for run in &read.back {
+            schedule.give_back(run.clone());
+        }
+    });
+    let count = read.records.len() as u64;
+    lane.bucket.take(count);
+    demand.messages -= count;
+    let bytes = read.records.values().map(size_of_record).sum();
+    demand.bytes = demand.bytes.saturating_sub(bytes);
+    let choice = |demand, offsets: &mut dyn Iterator<Item = u64>, records| Choice {
+        demand,
+        consumer: if demand.is_some() { consumer } else { 0 },
+        runs: runs_of(offsets),
+        records,
+        epoch,
+    };
+    let mut chosen = Vec::new();
+    if !read.unreadable.is_empty() {
+        // Leased to nobody: such an attempt fails in time, and the last one makes it a dead
+        // letter. So it is seen, and neither lost nor in the way.
+        let offsets = &mut read.unreadable.iter().copied();
+        chosen.push(choice(None, offsets, BTreeMap::new()));
+    }
+    if count > 0 {
+        let offsets: Vec<u64> = read.records.keys().copied().collect();
+        chosen.push(choice(Some(who), &mut offsets.into_iter(), read.records));
+    }
+    chosen
+}

@@ -1,0 +1,252 @@
+//! What one entry of a partition is made of: verdicts, ends of leases, leavings, new leases. Pure
+//! but for the lane's own state.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use aqueduct_proto::record::Record;
+
+use super::{
+    Delivery,
+    lane::Lane,
+    verdicts::{Court, Wish},
+};
+use crate::{
+    error::Refusal,
+    metadata::groups::{Group, StartAt},
+    queue::{
+        command::{Command, DropReason, Dropping, Grant, Kind, Run, Verdicts},
+        policy::Policy,
+        schedule::Schedule,
+        state::State,
+    },
+};
+
+/// Leases that are ended in a round.
+const ENDED_AT_A_TIME: usize = 10_000;
+/// Messages that leave a partition without a lease in a round.
+const LEAVING_AT_A_TIME: u64 = 10_000;
+
+/// Somebody who takes messages.
+pub(super) struct Demand {
+    pub(super) consumer: u64,
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(super) got: Vec<Delivery>,
+}
+
+/// Messages chosen for somebody, or (nobody can read them) for nobody.
+pub(super) struct Choice {
+    pub(super) demand: Option<usize>,
+    pub(super) consumer: u64,
+    pub(super) runs: Vec<Range<u64>>,
+    pub(super) records: BTreeMap<u64, Record>,
+    pub(super) epoch: u64,
+}
+
+/// What a command of a batch is about.
+pub(super) enum Part {
+    /// Nobody waits for it, and the events say what came of it.
+    Plain,
+    /// Of these verdicts, by request and place.
+    Settle(Vec<(usize, usize)>),
+    Drop(Vec<Range<u64>>, DropReason),
+    Lease(Choice, i64),
+}
+
+/// One entry in the making.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub(super) commands: Vec<Command>,
+    pub(super) parts: Vec<Part>,
+}
+
+impl Plan {
+    fn add(&mut self, kind: Kind, part: Part) {
+        self.commands.push(Command::new(kind));
+        self.parts.push(part);
+    }
+
+    fn settle(&mut self, court: &Court<'_>, wishes: Wishes) {
+        if wishes.is_empty() {
+            return;
+        }
+        let (places, wishes): (Vec<_>, Vec<Wish>) = wishes.into_iter().unzip();
+        let verdicts = court.settle(&wishes);
+        let consumer = None;
+        let settle = Kind::Settle(Verdicts { consumer, verdicts });
+        self.add(settle, Part::Settle(places));
+    }
+
+    fn lease(&mut self, policy: &Policy, now_ms: i64, chosen: Vec<Choice>) {
+        let lease_ms = i64::try_from(policy.lease_ms).unwrap_or(i64::MAX);
+        let deadline_ms = now_ms.saturating_add(lease_ms);
+        for choice in chosen {
+            let grant = Grant {
+                consumer: choice.consumer,
+                deadline_ms,
+                runs: choice.runs.iter().cloned().map(Run::from).collect(),
+                epoch: choice.epoch,
+            };
+            self.add(Kind::Lease(grant), Part::Lease(choice, deadline_ms));
+        }
+    }
+}
+
+/// Verdicts on messages of one partition, with request and place of each.
+pub(super) type Wishes = Vec<((usize, usize), Wish)>;
+
+/// Results by request and place.
+pub(super) struct Results(pub(super) Vec<Vec<Result<(), Refusal>>>);
+
+impl Results {
+    pub(super) fn set(&mut self, (request, place): (usize, usize), result: Result<(), Refusal>) {
+        self.0[request][place] = result;
+    }
+}
+/// What is to be decided for one partition in a round.
+pub(super) struct Docket {
+    pub(super) now_ms: i64,
+    /// Somebody takes messages of the group.
+    pub(super) is_demanded: bool,
+    pub(super) wishes: Wishes,
+    pub(super) chosen: Vec<Choice>,
+}
+
+/// The commands for one partition.
+pub(super) fn plan(lane: &mut Lane, group: &Group, policy: &Policy, docket: Docket) -> Plan {
+    let Docket {
+        now_ms,
+        is_demanded,
+        wishes,
+        chosen,
+    } = docket;
+    let is_blind = lane.judges_blindly(policy);
+    let copied_to = lane.copied_to;
+    let mut left = lane.gone.clone();
+    let planned = lane.with(policy, |state, schedule| {
+        let mut plan = Plan::default();
+        let court = court(policy, state, schedule, now_ms);
+        plan.settle(&court, wishes);
+        if !is_blind {
+            left.retain(|(consumer, closed)| end_of(&court, (*consumer, *closed), &mut plan));
+            expire(policy, state, schedule, now_ms, &mut plan);
+        }
+        leave(policy, state, schedule, now_ms, &mut plan);
+        if copied_to > state.dead_written_to() {
+            plan.add(Kind::DeadWritten(copied_to), Part::Plain);
+        }
+        plan.lease(policy, now_ms, chosen);
+        plan
+    });
+    if let Some(plan) = planned {
+        lane.gone = left;
+        return plan;
+    }
+    // Not begun: nothing was ever leased here, and what verdicts there are is refused already.
+    lane.gone.clear();
+    let mut plan = Plan::default();
+    if is_demanded {
+        let begin = begin_at(lane, group);
+        plan.add(Kind::Begin(begin), Part::Plain);
+    }
+    plan
+}
+
+/// Where a queue begins in a partition that it has not touched.
+fn begin_at(lane: &Lane, group: &Group) -> u64 {
+    let start = lane.partition.shared().log_start_offset();
+    let pinned = group.pinned.get(lane.number as usize).copied();
+    let pinned = pinned.filter(|_| group.start() == StartAt::Latest);
+    pinned.unwrap_or(start).max(start)
+}
+
+fn court<'a>(
+    policy: &'a Policy,
+    state: &'a State,
+    schedule: &'a Schedule,
+    now_ms: i64,
+) -> Court<'a> {
+    Court {
+        policy,
+        state,
+        schedule,
+        now_ms,
+        jitter: &rand::random::<f64>,
+    }
+}
+
+/// Ends leases of a consumer that is gone; whether there may be others.
+fn end_of(court: &Court<'_>, (consumer, closed): (u64, bool), plan: &mut Plan) -> bool {
+    let held = court.state.held(0);
+    let held = held.filter(|held| held.lease.consumer == consumer);
+    let verdicts: Vec<_> = held
+        .take(ENDED_AT_A_TIME)
+        .map(|held| match closed {
+            true => court.given_back(&held),
+            false => court.lost(&held, "the consumer's connection broke"),
+        })
+        .collect();
+    if verdicts.is_empty() {
+        return false;
+    }
+    let consumer = Some(consumer);
+    plan.add(Kind::Gone(Verdicts { consumer, verdicts }), Part::Plain);
+    true
+}
+
+/// Ends leases whose time is over.
+fn expire(policy: &Policy, state: &State, schedule: &mut Schedule, now_ms: i64, plan: &mut Plan) {
+    if !schedule.leases_may_end(now_ms) {
+        return;
+    }
+    let (overdue, next) = state.overdue(now_ms, ENDED_AT_A_TIME);
+    schedule.leases_end_from(next);
+    let court = court(policy, state, schedule, now_ms);
+    let verdicts: Vec<_> = overdue
+        .iter()
+        .map(|held| court.lost(held, "the lease ended before a verdict"))
+        .collect();
+    if !verdicts.is_empty() {
+        let consumer = None;
+        plan.add(Kind::Expire(Verdicts { consumer, verdicts }), Part::Plain);
+    }
+}
+
+/// Ends messages that nobody gets: expired, not wanted, of a parked key.
+fn leave(policy: &Policy, state: &State, schedule: &mut Schedule, now_ms: i64, plan: &mut Plan) {
+    let expired = schedule.expired(now_ms, LEAVING_AT_A_TIME as usize);
+    let leaving = [
+        (runs_of(&mut sorted(expired).into_iter()), DropReason::Ttl),
+        (schedule.unmatched(LEAVING_AT_A_TIME), DropReason::Unmatched),
+        (schedule.parked(LEAVING_AT_A_TIME), DropReason::Parked),
+    ];
+    for (runs, reason) in leaving {
+        if runs.is_empty() {
+            continue;
+        }
+        let dropping = Dropping {
+            runs: runs.iter().cloned().map(Run::from).collect(),
+            reason: reason as i32,
+            discard: reason == DropReason::Ttl && !policy.dead_letters_for_expired,
+            epoch: state.epoch(),
+        };
+        plan.add(Kind::Drop(dropping), Part::Drop(runs, reason));
+    }
+}
+
+fn sorted(mut offsets: Vec<u64>) -> Vec<u64> {
+    offsets.sort_unstable();
+    offsets
+}
+
+/// Neighbours as runs.
+pub(super) fn runs_of(offsets: &mut dyn Iterator<Item = u64>) -> Vec<Range<u64>> {
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for offset in offsets {
+        match runs.last_mut() {
+            Some(last) if last.end == offset => last.end += 1,
+            _ => runs.push(offset..offset + 1),
+        }
+    }
+    runs
+}
