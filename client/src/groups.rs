@@ -4,10 +4,12 @@
 //! member is `Client::consumer`. Promises: every change can be tried with
 //! `dry_run` first; a group is always named by its topic and its own bare name.
 
+mod policy;
 mod types;
 
 use aqueduct_proto::v1::{self, seek_group_request::Target};
 
+pub use policy::{HeaderCondition, OnKeyFailure, QueueOrder, QueuePolicy, QueuePriorities};
 pub use types::{
     Group, GroupLag, GroupState, GroupUpdate, Member, NewGroup, PartitionLag, Seek,
     SoughtPartition, StartPolicy,

@@ -53,8 +53,9 @@ pub use connection::DEFAULT_SERVER;
 pub use consumer::{Chunk, CommitMode, GroupConsumer, GroupConsumerBuilder, GroupEvent, Received};
 pub use error::{Detail, Error};
 pub use groups::{
-    Group, GroupLag, GroupState, GroupUpdate, Groups, Member, NewGroup, PartitionLag, Seek,
-    SoughtPartition, StartPolicy,
+    Group, GroupLag, GroupState, GroupUpdate, Groups, HeaderCondition, Member, NewGroup,
+    OnKeyFailure, PartitionLag, QueueOrder, QueuePolicy, QueuePriorities, Seek, SoughtPartition,
+    StartPolicy,
 };
 pub use message::{Header, Message, Record};
 pub use offsets::{From, PartitionOffsets, Until};

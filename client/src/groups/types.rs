@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use aqueduct_proto::v1;
 
+use super::QueuePolicy;
 use crate::{
     From,
     times::{duration_from_proto, duration_to_proto, time_from_proto},
@@ -87,6 +88,8 @@ pub struct Group {
     pub update_time_ms: i64,
     /// Changes with every update.
     pub etag: String,
+    /// Set for a queue group, whose messages are leased one by one.
+    pub queue: Option<QueuePolicy>,
 }
 
 impl Group {
@@ -98,6 +101,7 @@ impl Group {
             session_timeout: self.session_timeout.map(duration_to_proto),
             labels: self.labels.into_iter().collect(),
             etag: self.etag,
+            queue: self.queue.map(QueuePolicy::into_proto),
             ..v1::Group::default()
         }
     }
@@ -125,6 +129,7 @@ impl Group {
             create_time_ms: group.create_time.map_or(0, time_from_proto),
             update_time_ms: group.update_time.map_or(0, time_from_proto),
             etag: group.etag,
+            queue: group.queue.map(QueuePolicy::from_proto),
         }
     }
 }
@@ -179,6 +184,14 @@ macro_rules! setters {
         pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
             self.group.labels.insert(name.into(), value.into());
             self.touch("labels")
+        }
+
+        /// Makes it a queue group with this policy. An update replaces the whole policy; a group
+        /// stays of its kind.
+        #[must_use]
+        pub fn queue(mut self, policy: QueuePolicy) -> Self {
+            self.group.queue = Some(policy);
+            self.touch("queue")
         }
 
         /// Checks and answers as if done, but changes nothing.
@@ -386,7 +399,8 @@ mod tests {
             .start(StartPolicy::Latest)
             .overrun(StartPolicy::Error)
             .session_timeout(Duration::from_millis(2500))
-            .label("team", "shop");
+            .label("team", "shop")
+            .queue(QueuePolicy::new().max_attempts(3));
         let mut sent = new.group.clone().into_proto();
         assert_eq!(sent.name, "billing");
         sent.name = "topics/orders/groups/billing".into();
