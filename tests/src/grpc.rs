@@ -57,8 +57,13 @@ impl Api {
     /// Never: the address makes a valid URI.
     pub async fn try_connect(address: SocketAddr) -> Result<Api, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        let channel = endpoint.tcp_nodelay(true).connect().await?;
-        Ok(Api {
+        Ok(Api::over(endpoint.tcp_nodelay(true).connect().await?))
+    }
+
+    /// The services over a connection.
+    #[must_use]
+    pub fn over(channel: Channel) -> Api {
+        Api {
             publisher: PublisherClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
@@ -69,7 +74,7 @@ impl Api {
             queues: QueuesClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             ops: OpsClient::new(channel.clone()),
             channel,
-        })
+        }
     }
 
     /// Creates a topic.

@@ -2,7 +2,8 @@
 //!
 //! What lives here: the real binary as a child process (`process`), its command line
 //! (`cli`), a raw gRPC channel to it (`grpc`), real input (`input`), what clients saw
-//! (`history`) and what must hold of it (`checker`), seeds (`seed`).
+//! (`history`) and what must hold of it (`checker`), the same of queue groups (`queue`),
+//! seeds (`seed`).
 //!
 //! What it promises: every process it starts is ended when its handle is dropped, also
 //! when a test panics; every wait has an end; every random choice follows from a seed
@@ -23,6 +24,7 @@ pub mod http;
 pub mod input;
 pub mod member;
 pub mod process;
+pub mod queue;
 pub mod seed;
 
 pub use checker::check_publish_history;

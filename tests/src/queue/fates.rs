@@ -1,0 +1,199 @@
+//! What may have become of a lease. A lease whose end is known has one fate; one whose verdict
+//! has no answer, or that nobody settled, has several.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::history::{End, Ended, Given, Outcome, Rules, Said, Word};
+
+/// Wall time and the broker's clock, and roundings of both, differ by less.
+pub(super) const SLACK_MS: i64 = 50;
+/// Roundings of two readings of one clock differ by less.
+pub(super) const SLACK_US: u64 = 5_000;
+
+/// One way in which a lease may have ended. Times are the earliest that are possible.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Fate {
+    /// The message does not come back.
+    pub(super) is_final: bool,
+    /// The failed attempts that it adds.
+    pub(super) failures: u32,
+    /// Over at this time since the history began.
+    pub(super) over_us: u64,
+    /// Over at this time of the broker's clock.
+    pub(super) over_ms: i64,
+    /// Handed out again at this time since the history began.
+    pub(super) again_us: u64,
+    /// Handed out again at this time of the broker's clock.
+    pub(super) again_ms: i64,
+}
+
+/// A lease, and what is known of it.
+#[derive(Debug)]
+pub(super) struct Lease<'a> {
+    pub(super) given: &'a Given,
+    pub(super) said: Vec<&'a Said>,
+    pub(super) ended: Option<Ended>,
+    /// Surely valid until then, if nothing ended it.
+    pub(super) valid_to_ms: i64,
+    /// Surely over then.
+    pub(super) over_by_ms: i64,
+    /// The final verdict that was surely taken.
+    pub(super) done: Option<&'a Said>,
+}
+
+/// All leases, by partition and number.
+pub(super) type Leases<'a> = BTreeMap<(u32, u64), Lease<'a>>;
+
+fn is_verdict(said: &Said) -> bool {
+    !matches!(said.word, Word::Extend { .. })
+}
+
+impl<'a> Lease<'a> {
+    fn new(given: &'a Given) -> Lease<'a> {
+        Lease {
+            given,
+            said: Vec::new(),
+            ended: None,
+            valid_to_ms: given.deadline_ms,
+            over_by_ms: given.deadline_ms,
+            done: None,
+        }
+    }
+
+    /// When it was granted, by the broker's clock.
+    pub(super) fn granted_ms(&self, rules: &Rules) -> i64 {
+        self.given.deadline_ms - rules.lease_ms
+    }
+
+    fn conclude(&mut self) {
+        self.said.sort_by_key(|said| said.sent.us);
+        for said in &self.said {
+            let Word::Extend { by_ms } = said.word else {
+                continue;
+            };
+            let by_ms = i64::try_from(by_ms).unwrap();
+            let latest = said.answered.wall_ms + by_ms + SLACK_MS;
+            match said.outcome {
+                Outcome::Done => {
+                    self.valid_to_ms = self.valid_to_ms.max(said.sent.wall_ms + by_ms - SLACK_MS);
+                    self.over_by_ms = self.over_by_ms.max(latest);
+                }
+                // It may still be on its way when its sender gives up.
+                Outcome::Unknown => self.over_by_ms = self.over_by_ms.max(latest + 5_000),
+                Outcome::LeaseLost | Outcome::Refused => {}
+            }
+        }
+        let verdicts = || self.said.iter().filter(|said| is_verdict(said));
+        self.done = verdicts().find(|s| s.outcome == Outcome::Done).copied();
+        // LEASE_LOST while it was valid: then the only one without an answer was taken.
+        let mut unknown = verdicts().filter(|said| said.outcome == Outcome::Unknown);
+        if let (None, Some(first), None) = (self.done, unknown.next(), unknown.next()) {
+            let lost_in_time = |said: &&Said| {
+                said.outcome == Outcome::LeaseLost
+                    && said.sent.us >= first.sent.us
+                    && said.answered.wall_ms < self.valid_to_ms - SLACK_MS
+            };
+            if self.ended.is_none() && self.said.iter().copied().any(|s| lost_in_time(&s)) {
+                self.done = Some(first);
+            }
+        }
+    }
+
+    /// The fates that are possible.
+    pub(super) fn fates(&self, rules: &Rules) -> Vec<Fate> {
+        if let Some(said) = self.done {
+            return vec![self.by_verdict(said, rules)];
+        }
+        let unknown = |said: &&&Said| is_verdict(said) && said.outcome == Outcome::Unknown;
+        let unknown = self.said.iter().filter(unknown);
+        let mut fates: Vec<Fate> = unknown.map(|said| self.by_verdict(said, rules)).collect();
+        let wait_ms = rules.backoff.least_ms(self.given.attempt);
+        fates.push(Fate {
+            failures: 1,
+            over_ms: self.valid_to_ms,
+            again_ms: self.valid_to_ms + i64::try_from(wait_ms).unwrap(),
+            ..Fate::default()
+        });
+        if let Some(ended) = self.ended {
+            let at = ended.at.us;
+            let fate = Fate {
+                over_us: at,
+                again_us: at,
+                ..Fate::default()
+            };
+            match ended.how {
+                End::Closed => fates.push(fate),
+                End::Cut => fates.push(Fate {
+                    failures: 1,
+                    again_us: at + wait_ms * 1_000,
+                    ..fate
+                }),
+                End::Left => {}
+            }
+        }
+        fates
+    }
+
+    fn by_verdict(&self, said: &Said, rules: &Rules) -> Fate {
+        let sent = said.sent.us;
+        let fate = Fate {
+            over_us: sent,
+            again_us: sent,
+            ..Fate::default()
+        };
+        match &said.word {
+            Word::Release | Word::Extend { .. } => fate,
+            Word::Ack | Word::Dead { .. } => Fate {
+                is_final: true,
+                ..fate
+            },
+            Word::Retry { .. } if self.given.attempt >= rules.max_attempts => Fate {
+                is_final: true,
+                ..fate
+            },
+            Word::Retry { after_ms, .. } => {
+                let wait_ms = after_ms.unwrap_or(rules.backoff.least_ms(self.given.attempt));
+                Fate {
+                    failures: 1,
+                    again_us: sent + wait_ms * 1_000,
+                    ..fate
+                }
+            }
+        }
+    }
+}
+
+/// Brings together what is known of each lease.
+///
+/// # Errors
+/// If one lease was given twice, or a verdict was taken under one that nobody was given.
+pub(super) fn leases<'a>(
+    given: &'a [Given],
+    said: &'a [Said],
+    ended: &[Ended],
+) -> Result<Leases<'a>, String> {
+    let ends: HashMap<u64, Ended> = ended.iter().map(|end| (end.session, *end)).collect();
+    let mut leases = Leases::new();
+    for given in given {
+        let mut lease = Lease::new(given);
+        lease.ended = ends.get(&given.session).copied();
+        if let Some(other) = leases.insert((given.partition, given.lease), lease) {
+            let other = other.given;
+            return Err(format!(
+                "one lease was given twice: {other:?} and {given:?}"
+            ));
+        }
+    }
+    for said in said {
+        let lease = leases.get_mut(&(said.partition, said.lease));
+        match lease.filter(|lease| lease.given.offset == said.offset) {
+            Some(lease) => lease.said.push(said),
+            None if said.outcome == Outcome::Done => {
+                return Err(format!("taken under a lease that nobody has: {said:?}"));
+            }
+            None => {}
+        }
+    }
+    leases.values_mut().for_each(Lease::conclude);
+    Ok(leases)
+}
