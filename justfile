@@ -25,10 +25,11 @@ fuzz NAME SEED="random":
     AQUEDUCT_FUZZ={{NAME}} AQUEDUCT_SEED={{SEED}} AQUEDUCT_FUZZ_SECONDS="${AQUEDUCT_FUZZ_SECONDS:-60}" \
         cargo test --release -p aqueduct-tests --test fuzz -- --exact chosen --nocapture
 
-# Kill -9 at random under load, history checked, 200 rounds (AQUEDUCT_ROUNDS); then of members of a group and their broker.
+# Kill -9 at random under load, history checked, 200 rounds (AQUEDUCT_ROUNDS); then of members of a group, of workers of a queue, and their broker.
 soak:
     AQUEDUCT_ROUNDS="${AQUEDUCT_ROUNDS:-200}" cargo test --release -p aqueduct-tests --test faults -- --exact --nocapture --test-threads 1 \
         kill_nine::kill_nine_under_load groups::groups_survive_kill_nine_of_everybody
+    AQUEDUCT_ROUNDS="${AQUEDUCT_ROUNDS:-200}" cargo test --release -p aqueduct-tests --test faults -- --nocapture --test-threads 1 queues::
 
 # Criterion benches.
 bench *ARGS:

@@ -14,7 +14,6 @@ use crate::fixture::Fixture;
 const TOPIC: &str = "jobs";
 const GROUP: &str = "work";
 
-
 async fn create(api: &mut Api, policy: QueuePolicy) {
     api.create(TOPIC, 1).await;
     let group = Group {

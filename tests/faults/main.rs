@@ -11,4 +11,5 @@ mod groups;
 mod kill_nine;
 mod members;
 mod pause;
+mod queues;
 mod writers;
