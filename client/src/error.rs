@@ -155,6 +155,20 @@ impl Error {
         self.is_unknown() || matches!(self, Self::Exhausted { .. })
     }
 
+    /// True if a verdict came too late: the lease was over, and nothing was changed.
+    #[must_use]
+    pub fn is_lease_lost(&self) -> bool {
+        self.reason() == "LEASE_LOST"
+    }
+
+    pub(crate) fn lease_lost((partition, lease): (u32, u64)) -> Self {
+        Self::Conflict(Arc::new(Detail {
+            message: format!("lease {lease} of partition {partition} is over"),
+            reason: "LEASE_LOST".to_owned(),
+            facts: Vec::new(),
+        }))
+    }
+
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::Invalid(plain(message))
     }

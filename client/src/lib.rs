@@ -1,7 +1,8 @@
 //! The Rust client of Aqueduct.
 //!
 //! What lives here: a [`Client`] for topics and single requests, a [`Producer`] that batches and
-//! pipelines, a [`Reader`] that streams, a [`GroupConsumer`] that shares a topic with others.
+//! pipelines, a [`Reader`] that streams, a [`GroupConsumer`] that shares a topic with others, a [`Worker`] that
+//! handles the messages of a queue group one by one (below it [`Queue`], [`QueueConsumer`]).
 //! What it promises: an [`Ack`] means on stable storage; *failed* is told apart from *unknown*
 //! ([`Error::is_unknown`]); a producer sends again without doubling and without changing the
 //! order of a partition; a group consumer leaves nothing out; broken connections are made again
@@ -35,9 +36,11 @@ mod groups;
 mod message;
 mod offsets;
 mod producer;
+mod queue;
 mod reader;
 mod stats;
 mod topics;
+mod worker;
 
 mod backoff;
 mod batches;
@@ -60,8 +63,13 @@ pub use groups::{
 pub use message::{Header, Message, Record};
 pub use offsets::{From, PartitionOffsets, Until};
 pub use producer::{Ack, Delivery, Producer, ProducerBuilder};
+pub use queue::{
+    Job, Lease, Queue, QueueConsumer, QueueConsumerBuilder, QueueEvent, Settlement, TraceParent,
+    Verdict,
+};
 pub use reader::{Event, RawBatches, Reader, ReaderBuilder};
 pub use stats::Stats;
 pub use topics::{
     NewTopic, PartitionInfo, TimestampKind, Topic, TopicConfig, TopicUpdate, Trim, TrimmedPartition,
 };
+pub use worker::{Failure, Worker, WorkerBuilder, WorkerStats};

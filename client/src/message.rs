@@ -135,6 +135,17 @@ impl Record {
         header.value.as_ref()
     }
 
+    /// Bytes of key, value and headers.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let part = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        let headers = self
+            .headers
+            .iter()
+            .map(|header| header.name.len() + part(&header.value));
+        part(&self.key) + part(&self.value) + headers.sum::<usize>()
+    }
+
     pub(crate) fn from_stored(partition: u32, stored: record::Record) -> Self {
         Self {
             partition,
