@@ -434,6 +434,8 @@ fn nothing_is_left_over() {
     let mut findings = String::new();
     for source in files(&[".rs", ".toml", ".md", ".proto", "justfile", ".ci/run"]) {
         for (number, line) in source.text.lines().enumerate() {
+            // A module of the broker has the name of a path that must not be left over.
+            let line = line.replace("broker/src/work/", "");
             let lower = line.to_lowercase();
             for word in &words {
                 let found = line.contains(word.as_str())

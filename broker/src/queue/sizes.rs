@@ -188,7 +188,6 @@ fn work(rules: Rules, of: impl Fn(u64) -> Attributes) -> f64 {
 }
 
 #[test]
-#[ignore = "a measurement"]
 fn a_message_from_scan_to_ack() {
     let plain = work(Rules::default(), |_| Attributes::default());
     let keyed = Rules {

@@ -10,6 +10,7 @@ mod ceilings;
 mod group;
 mod latency;
 mod publish;
+mod queue;
 mod rebalance;
 mod report;
 mod spawn;
@@ -49,6 +50,8 @@ pub(crate) enum Workload {
     Both,
     /// Read as members of a group: what is stored, or with --rate what is published
     Group,
+    /// Publish, lease and acknowledge
+    Queue,
 }
 
 /// Measure a broker and this machine
@@ -74,7 +77,8 @@ pub(crate) struct BenchArgs {
     /// Unanswered batches (or messages, with --batch 1) of each connection
     #[arg(long, value_name = "N")]
     in_flight: Option<usize>,
-    /// One request for each message, answered before the next one
+    /// One request for each message, answered before the next one; with `queue`: one job at a
+    /// time, worked off before the next one
     #[arg(long)]
     unary: bool,
     /// Clients, each with a connection of its own
@@ -84,9 +88,12 @@ pub(crate) struct BenchArgs {
     /// --rebalance 100)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     partitions: Option<u32>,
-    /// Members of the group (default 2; with --rebalance 10)
+    /// Members of the group (default 2; with --rebalance 10; with `queue` 4)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     members: Option<u32>,
+    /// With `queue`: order per key, with so many keys
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    keys: u32,
     /// With `group`: a member joins and leaves again, over and over, while messages come to all
     /// partitions (100, unless told otherwise) at --rate (5,000)
     #[arg(long, conflicts_with_all = ["commit_every", "count", "batch", "in_flight"])]
@@ -133,6 +140,8 @@ struct Plan {
     by_hand: bool,
     /// Messages between commits by hand.
     commit_every: Option<u64>,
+    /// Keys of the messages; 0 = none.
+    keys: u32,
     /// The group's name.
     group: String,
     /// The first message of each batch carries when it was sent.
@@ -158,7 +167,11 @@ impl BenchArgs {
             (BATCH_BYTES_IN_FLIGHT / (batch * (self.size + 16)).max(1)).clamp(4, 64)
         });
         let endless = !self.reads_stored() && self.count.is_none();
-        let members = self.members.unwrap_or(if self.rebalance { 10 } else { 2 });
+        let members = self.members.unwrap_or(match self.workload {
+            Workload::Queue => 4,
+            _ if self.rebalance => 10,
+            _ => 2,
+        });
         let rate = self.rate.or(self.rebalance.then_some(REBALANCE_RATE));
         let topic = self.topic.clone();
         Plan {
@@ -181,6 +194,7 @@ impl BenchArgs {
             members,
             by_hand: self.commit_every.is_some(),
             commit_every: self.commit_every,
+            keys: self.keys,
             group: format!("bench-{}", std::process::id()),
             stamped: self.stamps(),
             epoch: Instant::now(),
@@ -194,14 +208,14 @@ impl BenchArgs {
             Workload::Group => {
                 self.rate.is_none() && self.commit_every.is_none() && !self.rebalance
             }
-            Workload::Pub | Workload::Both => false,
+            Workload::Pub | Workload::Both | Workload::Queue => false,
         }
     }
 
     /// True if messages carry when they were sent.
     fn stamps(&self) -> bool {
         let follows = self.workload == Workload::Group && self.rate.is_some() && !self.rebalance;
-        self.workload == Workload::Both || follows
+        matches!(self.workload, Workload::Both | Workload::Queue) || follows
     }
 
     fn check(&self) -> Result<(), Failure> {
@@ -219,8 +233,13 @@ impl BenchArgs {
         if self.workload != Workload::Group && self.rebalance {
             return Err(Failure::usage("--rebalance goes with `bench group` only"));
         }
-        if self.workload != Workload::Pub && self.unary {
-            return Err(Failure::usage("--unary goes with `bench pub` only"));
+        if !matches!(self.workload, Workload::Pub | Workload::Queue) && self.unary {
+            return Err(Failure::usage(
+                "--unary goes with `bench pub` and `bench queue` only",
+            ));
+        }
+        if self.workload != Workload::Queue && self.keys > 0 {
+            return Err(Failure::usage("--keys goes with `bench queue` only"));
         }
         Ok(())
     }
@@ -241,11 +260,12 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     } else {
         None
     };
-    let mut builder = args.client.builder()?;
-    if let Some(broker) = &broker {
-        builder = builder.server(broker.address());
-    }
-    let clients = Clients { builder };
+    let address = match &broker {
+        Some(broker) => broker.address().to_string(),
+        None => args.client.address()?,
+    };
+    let builder = args.client.builder()?.server(&address);
+    let clients = Clients { builder, address };
     let plan = args.plan();
     // However this ends, a broker that was started for it must not outlive it.
     let report = tokio::select! {
@@ -275,6 +295,7 @@ async fn interrupted() -> std::io::Result<()> {
 /// Makes clients, each with a connection of its own.
 struct Clients {
     builder: aqueduct_client::ClientBuilder,
+    address: String,
 }
 
 impl Clients {
@@ -296,7 +317,7 @@ async fn measure(
         _ => None,
     };
     let before = admin.stats().await?;
-    let (mut extra, mut rebalance) = (None, None);
+    let (mut extra, mut rebalance, mut queue) = (None, None, None);
     let measured = match args.workload {
         Workload::Pub => publish::run(plan, clients).await,
         Workload::Sub => subscribe::run(plan, clients).await,
@@ -305,6 +326,13 @@ async fn measure(
             let found = rebalance::run(plan, clients).await;
             found.map(|(measured, its)| {
                 rebalance = Some(its);
+                measured
+            })
+        }
+        Workload::Queue => {
+            let found = queue::run(plan, clients).await;
+            found.map(|(measured, its)| {
+                queue = Some(its);
                 measured
             })
         }
@@ -328,6 +356,7 @@ async fn measure(
         Workload::Sub => "sub",
         Workload::Both => "both",
         Workload::Group => "group",
+        Workload::Queue => "queue",
     };
     Ok(Report {
         workload,
@@ -335,6 +364,7 @@ async fn measure(
         measured: measured?,
         group: extra,
         rebalance,
+        queue,
         before,
         after,
         ceilings,

@@ -66,6 +66,7 @@ struct Sender {
     values: Values,
     /// Batches (or single messages) so far, for the choice of the partition.
     turn: u32,
+    key: u32,
     deadline: Option<Instant>,
 }
 
@@ -93,6 +94,7 @@ impl Sender {
             producer,
             values,
             turn: index,
+            key: index,
             deadline: None,
         })
     }
@@ -184,22 +186,28 @@ impl Sender {
         } else {
             self.values.plain()
         };
-        let mut delivery = self
-            .producer
-            .send(Message::new(first).partition(partition))
-            .await?;
+        let message = self.message(first, partition);
+        let mut delivery = self.producer.send(message).await?;
         for _ in 1..messages {
             let value = if self.plan.stamped {
                 self.values.stamped(0)
             } else {
                 self.values.plain()
             };
-            delivery = self
-                .producer
-                .send(Message::new(value).partition(partition))
-                .await?;
+            let message = self.message(value, partition);
+            delivery = self.producer.send(message).await?;
         }
         Ok(delivery)
+    }
+
+    fn message(&mut self, value: bytes::Bytes, partition: u32) -> Message {
+        let message = Message::new(value).partition(partition);
+        if self.plan.keys == 0 {
+            return message;
+        }
+        // Scattered, and each about as often as the others.
+        self.key = self.key.wrapping_add(0x9e37_79b9);
+        message.key((self.key % self.plan.keys).to_string())
     }
 
     /// One request at a time.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use aqueduct_client::Stats;
 use serde_json::{Map, Value, json};
 
-use super::{Measured, ceilings::Ceilings, group::Extra, rebalance};
+use super::{Measured, ceilings::Ceilings, group::Extra, queue, rebalance};
 
 pub(super) struct Report {
     pub workload: &'static str,
@@ -15,6 +15,7 @@ pub(super) struct Report {
     pub group: Option<Extra>,
     /// Of `group --rebalance`, whose latency is that of resumption.
     pub rebalance: Option<rebalance::Found>,
+    pub queue: Option<queue::Extra>,
     pub before: Stats,
     pub after: Stats,
     pub ceilings: Option<Ceilings>,
@@ -84,6 +85,9 @@ impl Report {
         if let Some(rebalance) = &self.rebalance {
             put("rebalance", rebalance.json());
         }
+        if let Some(queue) = &self.queue {
+            put("queue", queue.json());
+        }
         let cpu = round(self.cpu_s_per_million());
         put(
             "server",
@@ -131,6 +135,9 @@ impl Report {
         }
         if let Some(rebalance) = &self.rebalance {
             line("rebalance", rebalance.text());
+        }
+        if let Some(queue) = &self.queue {
+            line("queue", queue.text());
         }
         let (cpu, rss) = (self.cpu_s_per_million(), self.rss_peak_mb());
         line(
@@ -185,6 +192,7 @@ mod tests {
             },
             group: None,
             rebalance: None,
+            queue: None,
             before: Stats {
                 cpu_us: 1_000_000,
                 ..Stats::default()
