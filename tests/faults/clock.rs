@@ -23,28 +23,49 @@ const HOUR_MS: i64 = 3_600_000;
 /// A little longer than retention waits between two looks.
 const PAST_ONE_LOOK: Duration = Duration::from_secs(31);
 
+/// What the clocks of a process are beside the true time.
+pub(crate) struct Shift(File);
+
+impl Shift {
+    /// Steps wall time to so many hours beside the true time.
+    pub(crate) fn to_hours(&self, hours: i64) {
+        self.to_ms(hours * HOUR_MS);
+    }
+
+    fn to_ms(&self, shift_ms: i64) {
+        let nanoseconds = (shift_ms * 1_000_000).to_le_bytes();
+        self.0.write_all_at(&nanoseconds, 0).unwrap();
+    }
+}
+
+/// A broker under a clock that can be put.
+pub(crate) fn stepped_broker() -> (Process, Shift, TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let library = directory.path().join("clock_shim.so");
+    build_shim(&library);
+    let path = directory.path().join("shift");
+    let shift = File::create(&path).unwrap();
+    shift.write_all_at(&[0; 16], 0).unwrap();
+    let environment = [
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("CLOCK_SHIFT", path.to_str().unwrap()),
+    ];
+    let broker = Process::start_in(&directory.path().join("data"), &environment);
+    (broker, Shift(shift), directory)
+}
+
 /// A broker and its clock.
 struct Stepped {
     broker: Process,
     cli: Cli,
-    shift: File,
+    shift: Shift,
     advanced: Duration,
     _directory: TempDir,
 }
 
 impl Stepped {
     fn new() -> Stepped {
-        let directory = tempfile::tempdir().unwrap();
-        let library = directory.path().join("clock_shim.so");
-        build_shim(&library);
-        let path = directory.path().join("shift");
-        let shift = File::create(&path).unwrap();
-        shift.write_all_at(&[0; 16], 0).unwrap();
-        let environment = [
-            ("LD_PRELOAD", library.to_str().unwrap()),
-            ("CLOCK_SHIFT", path.to_str().unwrap()),
-        ];
-        let broker = Process::start_in(&directory.path().join("data"), &environment);
+        let (broker, shift, directory) = stepped_broker();
         Stepped {
             cli: Cli::new(broker.address()),
             broker,
@@ -60,15 +81,14 @@ impl Stepped {
 
     /// Steps wall time to so many milliseconds beside the true time.
     fn step_to(&self, shift_ms: i64) {
-        let nanoseconds = (shift_ms * 1_000_000).to_le_bytes();
-        self.shift.write_all_at(&nanoseconds, 0).unwrap();
+        self.shift.to_ms(shift_ms);
     }
 
     /// Lets time pass, for what waits and measures; wall time is a matter of its own.
     fn advance(&mut self, by: Duration) {
         self.advanced += by;
         let nanoseconds = (self.advanced.as_nanos() as i64).to_le_bytes();
-        self.shift.write_all_at(&nanoseconds, 8).unwrap();
+        self.shift.0.write_all_at(&nanoseconds, 8).unwrap();
     }
 
     /// Returns when retention has looked at every topic before "z-canary".

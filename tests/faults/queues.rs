@@ -26,11 +26,13 @@ use aqueduct_tests::{
     grpc::Api,
     process::PATIENCE,
     queue::{
-        Backoff, Facts, Given, History, KeyOrder, Outcome, Rules, Summary, Word, check,
+        Backoff, Clock, Facts, Given, History, KeyOrder, Outcome, Rules, Summary, Word, check,
         worker::{Line, Place, Session, lease, letters, settle},
     },
 };
 use rand::{Rng as _, rngs::StdRng};
+
+use crate::clock::stepped_broker;
 
 const TOPIC: &str = "jobs";
 const GROUP: &str = "work";
@@ -49,7 +51,7 @@ const RULES: Rules = Rules {
         jitter_percent: 20,
     },
     order: KeyOrder::None,
-    clock_is_true: true,
+    clock: Clock::True,
 };
 
 /// What everybody does.
@@ -285,9 +287,13 @@ struct Scene {
 
 impl Scene {
     async fn new(order: KeyOrder) -> Scene {
-        let seed = Seed::from_env();
         let directory = tempfile::tempdir().unwrap();
         let broker = Process::start(&directory.path().join("data"));
+        Scene::on(broker, directory, order).await
+    }
+
+    async fn on(broker: Process, directory: tempfile::TempDir, order: KeyOrder) -> Scene {
+        let seed = Seed::from_env();
         let place = Place {
             address: broker.address(),
             topic: TOPIC.to_owned(),
@@ -460,4 +466,38 @@ async fn a_broker_that_stands_still_gives_no_lease_twice() {
     scene.sleep(300..500).await;
     let seen = scene.finish().await;
     assert!(seen.taken > 0, "{seen:?}");
+}
+
+/// A clock that is put while the broker runs: leases and waits are as long as ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn steps_of_the_clock_end_no_lease_and_no_wait() {
+    let (broker, shift, directory) = stepped_broker();
+    let mut scene = Scene::on(broker, directory, KeyOrder::Skip).await;
+    scene.rules.clock = Clock::Stepped;
+    // Calls only: of their leases it is known when they were granted at the earliest.
+    scene.go(0, 4);
+    for _ in 0..rounds(3) {
+        scene.sleep(200..600).await;
+        shift.to_hours(scene.rng.random_range(-1..=1));
+    }
+    scene.sleep(200..400).await;
+    let seen = scene.finish().await;
+    assert!(seen.again > 0 && seen.taken > 0, "{seen:?}");
+}
+
+/// A clock that is put while the broker is dead: leases may end early, and are never doubled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_put_between_two_runs_makes_no_lease_twice_valid() {
+    let (broker, shift, directory) = stepped_broker();
+    let mut scene = Scene::on(broker, directory, KeyOrder::Skip).await;
+    scene.rules.clock = Clock::Wild;
+    scene.go(2, 2);
+    for _ in 0..rounds(3) {
+        scene.sleep(200..600).await;
+        scene.broker.kill();
+        shift.to_hours(scene.rng.random_range(-1..=1));
+        scene.kill();
+    }
+    scene.sleep(200..400).await;
+    scene.finish().await;
 }

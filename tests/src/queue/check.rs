@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use super::{
     fates::{Fate, Lease, Leases, SLACK_MS, SLACK_US, leases},
-    history::{Ended, Given, Letter, Outcome, Rules, Said, Word},
+    history::{Clock, Ended, Given, Letter, Outcome, Rules, Said, Word},
     keys::check_keys,
     letters::check_letters,
 };
@@ -58,7 +58,7 @@ pub struct Summary {
 /// # Errors
 /// The first rule that does not hold, in words.
 pub fn check(facts: &Facts<'_>) -> Result<Summary, String> {
-    let leases = leases(facts.given, facts.said, facts.ended)?;
+    let leases = leases(facts.given, facts.said, (facts.ended, &facts.rules))?;
     check_growth(facts.given)?;
     let mut messages: BTreeMap<(u32, u64), Vec<&Lease<'_>>> = BTreeMap::new();
     for lease in leases.values() {
@@ -205,7 +205,7 @@ fn check_verdicts(lease: &Lease<'_>, rules: &Rules) -> Result<(), String> {
                 {
                     return Err(format!("taken twice: {first:?} and {said:?}"));
                 }
-                if rules.clock_is_true && said.sent.wall_ms > lease.over_by_ms + SLACK_MS {
+                if rules.clock == Clock::True && said.sent.wall_ms > lease.over_by_ms + SLACK_MS {
                     return Err(format!("taken when it was over: {said:?} of {lease:?}"));
                 }
                 if is_verdict {
@@ -220,7 +220,7 @@ fn check_verdicts(lease: &Lease<'_>, rules: &Rules) -> Result<(), String> {
 }
 
 fn check_lost(lease: &Lease<'_>, lost: &Said, rules: &Rules) -> Result<(), String> {
-    let valid = rules.clock_is_true && lost.answered.wall_ms < lease.valid_to_ms - SLACK_MS;
+    let valid = lease.is_valid_at(lost.answered, rules);
     let gone = lease.ended.is_some_and(|end| end.at.us <= lost.answered.us);
     let settled = lease.said.iter().any(|said| {
         !matches!(said.word, Word::Extend { .. })

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::history::{End, Ended, Given, Outcome, Rules, Said, Word};
+use super::history::{Clock, End, Ended, Given, Moment, Outcome, Rules, Said, Word};
 
 /// Wall time and the broker's clock, and roundings of both, differ by less.
 pub(super) const SLACK_MS: i64 = 50;
@@ -35,6 +35,8 @@ pub(super) struct Lease<'a> {
     pub(super) ended: Option<Ended>,
     /// Surely valid until then, if nothing ended it.
     pub(super) valid_to_ms: i64,
+    /// The same since the history began, as far as it is known.
+    pub(super) valid_to_us: u64,
     /// Surely over then.
     pub(super) over_by_ms: i64,
     /// The final verdict that was surely taken.
@@ -49,9 +51,14 @@ fn is_verdict(said: &Said) -> bool {
 }
 
 impl<'a> Lease<'a> {
-    fn new(given: &'a Given) -> Lease<'a> {
+    fn new(given: &'a Given, lease_ms: i64) -> Lease<'a> {
+        let lease_us = lease_ms.unsigned_abs() * 1_000;
         Lease {
             given,
+            valid_to_us: match given.asked_us {
+                0 => 0,
+                asked_us => asked_us + lease_us,
+            },
             said: Vec::new(),
             ended: None,
             valid_to_ms: given.deadline_ms,
@@ -65,7 +72,7 @@ impl<'a> Lease<'a> {
         self.given.deadline_ms - rules.lease_ms
     }
 
-    fn conclude(&mut self) {
+    fn conclude(&mut self, rules: &Rules) {
         self.said.sort_by_key(|said| said.sent.us);
         for said in &self.said {
             let Word::Extend { by_ms } = said.word else {
@@ -75,6 +82,8 @@ impl<'a> Lease<'a> {
             let latest = said.answered.wall_ms + by_ms + SLACK_MS;
             match said.outcome {
                 Outcome::Done => {
+                    let valid_to_us = said.sent.us + by_ms.unsigned_abs() * 1_000;
+                    self.valid_to_us = self.valid_to_us.max(valid_to_us);
                     self.valid_to_ms = self.valid_to_ms.max(said.sent.wall_ms + by_ms - SLACK_MS);
                     self.over_by_ms = self.over_by_ms.max(latest);
                 }
@@ -91,7 +100,7 @@ impl<'a> Lease<'a> {
             let lost_in_time = |said: &&Said| {
                 said.outcome == Outcome::LeaseLost
                     && said.sent.us >= first.sent.us
-                    && said.answered.wall_ms < self.valid_to_ms - SLACK_MS
+                    && self.is_valid_at(said.answered, rules)
             };
             if self.ended.is_none() && self.said.iter().copied().any(|s| lost_in_time(&s)) {
                 self.done = Some(first);
@@ -99,21 +108,29 @@ impl<'a> Lease<'a> {
         }
     }
 
+    /// Surely not over at this time, by itself.
+    pub(super) fn is_valid_at(&self, at: Moment, rules: &Rules) -> bool {
+        match rules.clock {
+            Clock::True => at.wall_ms < self.valid_to_ms - SLACK_MS,
+            Clock::Stepped => at.us + SLACK_US < self.valid_to_us,
+            Clock::Wild => false,
+        }
+    }
+
     /// The fates that are possible.
     pub(super) fn fates(&self, rules: &Rules) -> Vec<Fate> {
         if let Some(said) = self.done {
-            return vec![self.by_verdict(said, rules)];
+            let mut fate = self.by_verdict(said, rules);
+            if rules.clock == Clock::Wild {
+                fate.again_us = fate.over_us;
+            }
+            return vec![fate];
         }
         let unknown = |said: &&&Said| is_verdict(said) && said.outcome == Outcome::Unknown;
         let unknown = self.said.iter().filter(unknown);
         let mut fates: Vec<Fate> = unknown.map(|said| self.by_verdict(said, rules)).collect();
+        fates.push(self.expired(rules));
         let wait_ms = rules.backoff.least_ms(self.given.attempt);
-        fates.push(Fate {
-            failures: 1,
-            over_ms: self.valid_to_ms,
-            again_ms: self.valid_to_ms + i64::try_from(wait_ms).unwrap(),
-            ..Fate::default()
-        });
         if let Some(ended) = self.ended {
             let at = ended.at.us;
             let fate = Fate {
@@ -131,7 +148,33 @@ impl<'a> Lease<'a> {
                 End::Left => {}
             }
         }
+        if rules.clock == Clock::Wild {
+            fates
+                .iter_mut()
+                .for_each(|fate| fate.again_us = fate.over_us);
+        }
         fates
+    }
+
+    fn expired(&self, rules: &Rules) -> Fate {
+        let wait_ms = rules.backoff.least_ms(self.given.attempt);
+        let expired = Fate {
+            failures: 1,
+            ..Fate::default()
+        };
+        match rules.clock {
+            Clock::True => Fate {
+                over_ms: self.valid_to_ms,
+                again_ms: self.valid_to_ms + i64::try_from(wait_ms).unwrap(),
+                ..expired
+            },
+            Clock::Stepped => Fate {
+                over_us: self.valid_to_us.saturating_sub(SLACK_US),
+                again_us: self.valid_to_us + wait_ms * 1_000,
+                ..expired
+            },
+            Clock::Wild => expired,
+        }
     }
 
     fn by_verdict(&self, said: &Said, rules: &Rules) -> Fate {
@@ -170,12 +213,12 @@ impl<'a> Lease<'a> {
 pub(super) fn leases<'a>(
     given: &'a [Given],
     said: &'a [Said],
-    ended: &[Ended],
+    (ended, rules): (&[Ended], &Rules),
 ) -> Result<Leases<'a>, String> {
     let ends: HashMap<u64, Ended> = ended.iter().map(|end| (end.session, *end)).collect();
     let mut leases = Leases::new();
     for given in given {
-        let mut lease = Lease::new(given);
+        let mut lease = Lease::new(given, rules.lease_ms);
         lease.ended = ends.get(&given.session).copied();
         if let Some(other) = leases.insert((given.partition, given.lease), lease) {
             let other = other.given;
@@ -194,6 +237,6 @@ pub(super) fn leases<'a>(
             None => {}
         }
     }
-    leases.values_mut().for_each(Lease::conclude);
+    leases.values_mut().for_each(|lease| lease.conclude(rules));
     Ok(leases)
 }

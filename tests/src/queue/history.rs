@@ -42,6 +42,8 @@ pub struct Given {
     pub first_failure_ms: i64,
     /// As the delivery says.
     pub last_error: String,
+    /// It was not granted before this time since the history began; 0: nobody knows.
+    pub asked_us: u64,
     /// When it was received.
     pub at: Moment,
 }
@@ -200,8 +202,21 @@ pub struct Rules {
     pub backoff: Backoff,
     /// Order of keys.
     pub order: KeyOrder,
-    /// The broker's clock was never put: its deadlines can be compared with wall time.
-    pub clock_is_true: bool,
+    /// What happened to the broker's clock.
+    pub clock: Clock,
+}
+
+/// What happened to the broker's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Nothing: its deadlines can be compared with wall time.
+    True,
+    /// It was put while the broker ran: leases and waits last as long as they should, but what
+    /// deadlines say is nothing to go by.
+    Stepped,
+    /// It was put while the broker was dead: leases and waits may end early. No two are valid
+    /// all the same.
+    Wild,
 }
 
 /// Everything that was seen; several consumers write into it.

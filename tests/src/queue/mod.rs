@@ -20,4 +20,6 @@ mod planted;
 pub mod worker;
 
 pub use check::{Facts, Summary, check};
-pub use history::{Backoff, Given, History, KeyOrder, Letter, Moment, Outcome, Rules, Said, Word};
+pub use history::{
+    Backoff, Clock, Given, History, KeyOrder, Letter, Moment, Outcome, Rules, Said, Word,
+};

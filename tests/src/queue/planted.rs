@@ -2,7 +2,9 @@
 
 use super::{
     check::{Facts, check},
-    history::{Backoff, End, Ended, Given, KeyOrder, Letter, Moment, Outcome, Rules, Said, Word},
+    history::{
+        Backoff, Clock, End, Ended, Given, KeyOrder, Letter, Moment, Outcome, Rules, Said, Word,
+    },
 };
 
 const RULES: Rules = Rules {
@@ -16,7 +18,7 @@ const RULES: Rules = Rules {
         jitter_percent: 0,
     },
     order: KeyOrder::None,
-    clock_is_true: true,
+    clock: Clock::True,
 };
 
 fn at(ms: u64) -> Moment {
@@ -34,6 +36,7 @@ struct Run {
     ended: Vec<Ended>,
     letters: Vec<Letter>,
     order: KeyOrder,
+    clock: Option<Clock>,
     ends: Option<Vec<u64>>,
 }
 
@@ -102,7 +105,11 @@ impl Run {
     fn check(&self) -> Result<(), String> {
         let order = self.order;
         let facts = Facts {
-            rules: Rules { order, ..RULES },
+            rules: Rules {
+                order,
+                clock: self.clock.unwrap_or(RULES.clock),
+                ..RULES
+            },
             given: &self.given,
             said: &self.said,
             ended: &self.ended,
@@ -376,4 +383,25 @@ fn what_is_handed_out_behind_a_parked_key_is_found() {
     parked.drained(2).is_fine();
     let on = died.give(30, 1, (2, 1, 1)).say(40, 2, Word::Ack, Done);
     on.drained(2).is_found("behind the dead");
+}
+
+#[test]
+fn a_clock_that_steps_makes_no_lease_shorter() {
+    let mut first = run().give(10, 0, (1, 1, 1));
+    // What deadlines say is nothing to go by; the lease was not granted before 10 ms.
+    (first.given[0].asked_us, first.given[0].deadline_ms) = (10_000, -3_600_000);
+    let with = |clock, run: Run| Run {
+        clock: Some(clock),
+        ..run
+    };
+    let early = first.clone().give(500, 0, (2, 2, 2));
+    with(Clock::Stepped, early.clone()).is_found("valid at a time");
+    with(Clock::Wild, early).is_fine();
+    let in_time = first.clone().give(1_200, 0, (2, 2, 2));
+    with(Clock::Stepped, in_time).is_fine();
+    let lost = first.clone().say(500, 1, Word::Ack, LeaseLost);
+    with(Clock::Stepped, lost).is_found("said to be lost");
+    let late = first.clone().give(500, 0, (2, 2, 2));
+    let late = late.say(600, 1, retry(), Done);
+    with(Clock::Wild, late).is_found("valid at a time");
 }

@@ -84,6 +84,7 @@ pub fn given(delivery: &Delivery, (session, run): (u64, u32), at: Moment) -> Giv
         deadline_ms: ms(deadline),
         first_failure_ms: delivery.first_failure.as_ref().map_or(0, ms),
         last_error: delivery.last_error.clone(),
+        asked_us: 0,
         at,
     }
 }
@@ -324,11 +325,14 @@ pub async fn lease(
         max_bytes: 0,
         wait: wait.try_into().ok(),
     };
+    let asked = history.now();
     let answer = line.api.queues.clone().lease(request).await?.into_inner();
     let at = history.now();
     let with_value = |delivery: &Delivery| {
         let value = delivery.record.as_ref().and_then(|r| r.value.as_deref());
-        (given(delivery, (0, line.run), at), text(value))
+        let mut given = given(delivery, (0, line.run), at);
+        given.asked_us = asked.us;
+        (given, text(value))
     };
     let leased: Vec<_> = answer.deliveries.iter().map(with_value).collect();
     let all = leased.iter().map(|(given, _)| given.clone());
