@@ -39,6 +39,7 @@ mod reading;
 mod refusals;
 mod scrape;
 mod server;
+mod shell_worker;
 mod slow_grpc;
 mod tools_contract;
 mod topics;

@@ -15,13 +15,16 @@ mod config;
 mod serve;
 mod settings;
 
+mod exec_job;
 mod publish;
 mod publish_dry;
 mod publish_flow;
 mod publish_input;
 mod publish_json;
 mod subscribe;
+mod subscribe_exec;
 mod subscribe_group;
+mod subscribe_queue;
 
 mod get;
 mod records;

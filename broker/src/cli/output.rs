@@ -107,6 +107,12 @@ pub(crate) fn complain(message: &str, hint: Option<&str>) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
+/// Tells on stderr what happens meanwhile.
+pub(crate) fn note(text: &str) {
+    // If stderr is gone there is nobody left to tell.
+    let _ = io::stderr().write_all(format!("note: {text}\n").as_bytes());
+}
+
 fn classify(error: &anyhow::Error) -> (u8, Option<String>) {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return (failure.code, failure.hint.clone());

@@ -1,4 +1,5 @@
-//! `aqueduct sub`: reads a topic to stdout; as a member of a group, see [`subscribe_group`].
+//! `aqueduct sub`: reads a topic to stdout; as a member of a group, see [`subscribe_group`];
+//! from a queue group, see [`subscribe_queue`] and [`subscribe_exec`].
 //!
 //! Records of one partition come in order; partitions are mixed as they arrive. Output is written
 //! in large pieces, and at once while following. Ends at `--until`, after `-n`, with Ctrl-C, or
@@ -9,13 +10,14 @@ use std::{
     process::ExitCode,
 };
 
-use aqueduct_client::{From, Reader, Record, Until};
+use aqueduct_client::{Client, From, Reader, Record, Until};
 use clap::ValueEnum;
 
 use super::{
     ClientArgs, records,
+    subscribe_exec::{self, ExecArgs},
     subscribe_group::{self, MemberArgs},
-    values,
+    subscribe_queue, values,
 };
 
 /// Bytes that are collected before they are written.
@@ -45,6 +47,8 @@ pub(super) struct SubscribeArgs {
     partition: Vec<u32>,
     #[command(flatten)]
     member: MemberArgs,
+    #[command(flatten)]
+    exec: ExecArgs,
     /// Format of the output
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     output: RecordsFormat,
@@ -70,10 +74,7 @@ enum RecordsFormat {
 pub(super) async fn run(args: SubscribeArgs) -> anyhow::Result<ExitCode> {
     let client = args.client.connect().await?;
     if let Some(group) = args.member.group() {
-        let mut printer = Printer::new(args.topic.clone(), args.output, true);
-        let names = (args.topic.as_str(), group);
-        let run = subscribe_group::run(&client, &args.member, names, &mut printer, args.count);
-        return run.await;
+        return consume(&client, &args, group).await;
     }
     let until = args.until.or((!args.follow).then_some(Until::Now));
     let from = args
@@ -93,6 +94,24 @@ pub(super) async fn run(args: SubscribeArgs) -> anyhow::Result<ExitCode> {
     copy(reader.build().await?, &mut printer).await?;
     printer.finish()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads as a member of a group, or works through a queue group.
+async fn consume(client: &Client, args: &SubscribeArgs, group: &str) -> anyhow::Result<ExitCode> {
+    let names = (args.topic.as_str(), group);
+    if args.exec.command().is_some() {
+        if !args.member.must_exist() {
+            subscribe_queue::ensure(client, names.0, names.1).await?;
+        }
+        let (server, idle) = (args.client.address()?, args.member.idle());
+        return subscribe_exec::run(client, &args.exec, names, &server, idle).await;
+    }
+    let mut printer = Printer::new(args.topic.clone(), args.output, true);
+    let (member, count) = (&args.member, args.count);
+    if subscribe_queue::is_queue(client, names.0, names.1).await? {
+        return subscribe_queue::run(client, member, names, &mut printer, count).await;
+    }
+    subscribe_group::run(client, member, names, &mut printer, count).await
 }
 
 /// Prints everything that comes, until the end or Ctrl-C.
@@ -150,6 +169,12 @@ impl Printer {
             }
         }
         if self.live { self.flush() } else { Ok(()) }
+    }
+
+    /// Adds records and writes all there is.
+    pub(super) fn print_now(&mut self, records: &[Record]) -> io::Result<()> {
+        self.print(records)?;
+        self.flush()
     }
 
     fn add(&mut self, record: &Record) {

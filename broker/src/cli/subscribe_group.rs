@@ -26,7 +26,7 @@ use super::{group::Policy, output, subscribe::Printer, values};
 #[derive(Debug, Args)]
 pub(super) struct MemberArgs {
     /// Read as a member of this group, from the group's positions, and commit what was printed;
-    /// waits for further messages
+    /// waits for further messages. From a queue group: lease, print, acknowledge
     #[arg(short, long, value_name = "GROUP", value_parser = values::topic,
           conflicts_with_all = ["from", "until", "follow", "partition"])]
     group: Option<String>,
@@ -57,6 +57,21 @@ impl MemberArgs {
     /// The group, if one was given.
     pub(super) fn group(&self) -> Option<&str> {
         self.group.as_deref()
+    }
+
+    pub(super) fn must_exist(&self) -> bool {
+        self.must_exist
+    }
+
+    pub(super) fn idle(&self) -> Option<Duration> {
+        self.idle
+    }
+
+    /// Whether something was given that a queue group does not have.
+    pub(super) fn is_for_streams(&self) -> bool {
+        let names = self.member.is_some() || self.instance.is_some();
+        let commits = self.no_commit || self.commit_interval.is_some();
+        names || commits || self.start.is_some()
     }
 
     fn builder(&self, client: &Client, topic: &str, group: &str) -> GroupConsumerBuilder {
