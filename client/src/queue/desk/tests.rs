@@ -1,3 +1,5 @@
+//! Verdicts, renewals, breaks and ends, step by step.
+
 use super::*;
 
 fn ms(ms: u64) -> Duration {
