@@ -91,7 +91,7 @@ pub(crate) struct BenchArgs {
     /// Members of the group (default 2; with --rebalance 10; with `queue` 4)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     members: Option<u32>,
-    /// With `queue`: order per key, with so many keys
+    /// Messages have so many keys; with `queue` they are worked off in order per key
     #[arg(long, value_name = "N", default_value_t = 0)]
     keys: u32,
     /// With `group`: a member joins and leaves again, over and over, while messages come to all
@@ -238,8 +238,10 @@ impl BenchArgs {
                 "--unary goes with `bench pub` and `bench queue` only",
             ));
         }
-        if self.workload != Workload::Queue && self.keys > 0 {
-            return Err(Failure::usage("--keys goes with `bench queue` only"));
+        if !matches!(self.workload, Workload::Pub | Workload::Queue) && self.keys > 0 {
+            return Err(Failure::usage(
+                "--keys goes with `bench pub` and `bench queue` only",
+            ));
         }
         Ok(())
     }
