@@ -33,6 +33,7 @@ mod queue_abuse;
 mod queue_changes;
 mod queue_client;
 mod queue_disk;
+mod queue_refusals;
 mod queue_scene;
 mod queues;
 mod reading;

@@ -7,7 +7,7 @@ use aqueduct_proto::v1::{QueuePolicy, TrimTopicRequest, trim_topic_request::Befo
 use aqueduct_tests::{
     grpc::{Refused, message},
     process::PATIENCE,
-    queue::{Backoff, Given, Outcome, Rules, Word, worker::Line},
+    queue::{Backoff, Outcome, Rules, Said, Word, worker::Line},
 };
 use bytes::Bytes;
 use tonic::Code;
@@ -33,31 +33,50 @@ async fn fill(scene: &mut Scene, value: &Bytes) {
     panic!("the disk does not fill");
 }
 
-/// Acknowledges one by one, in order; how many were taken.
-async fn ack_each(scene: &Scene, held: &[Given]) -> Vec<u64> {
-    let mut taken = Vec::new();
-    for given in held {
+/// Fails many at a time, each with a long text, and then acknowledges one by one, until there is
+/// no room for it; what was acknowledged.
+async fn settle_until_full(scene: &Scene) -> Vec<u64> {
+    let error = "e".repeat(256);
+    let word = Word::Retry {
+        after_ms: Some(0),
+        error,
+    };
+    let mut held = scene.some(1_000).await;
+    loop {
+        let outcomes = scene.say(&held, word.clone()).await;
+        if outcomes.contains(&Outcome::Refused) {
+            break;
+        }
+        match scene.wait(1_000, Duration::from_millis(500)).await {
+            // No room for leases.
+            none if none.is_empty() => break,
+            more => held = more,
+        }
+    }
+    let mut acked = Vec::new();
+    for given in &held {
         let outcomes = scene.say(std::slice::from_ref(given), Word::Ack).await;
         match outcomes[0] {
-            Outcome::Done => taken.push(given.offset),
-            // No room; or it took too long to fill the disk.
-            Outcome::Refused | Outcome::LeaseLost => {}
+            Outcome::Done => acked.push(given.offset),
+            Outcome::Refused => return acked,
+            // It took that long.
+            Outcome::LeaseLost => {}
             Outcome::Unknown => panic!("a full disk is no secret"),
         }
     }
-    taken
+    acked
 }
 
 #[tokio::test]
 async fn verdicts_on_a_full_disk_are_kept_or_refused() {
     let policy = QueuePolicy {
-        lease: ms(2_000),
+        lease: ms(5_000),
         backoff: ms(10),
         backoff_max: ms(10),
         ..QueuePolicy::default()
     };
     let rules = Rules {
-        lease_ms: 2_000,
+        lease_ms: 5_000,
         backoff: Backoff {
             initial_ms: 10,
             max_ms: 10,
@@ -69,18 +88,20 @@ async fn verdicts_on_a_full_disk_are_kept_or_refused() {
     let mut scene = Scene::on(broker, 1, policy).await;
     scene.api.create("filler", 1).await;
     scene.publish_some(2_000).await;
-    fill(&mut scene, &Bytes::from(vec![b'x'; 256 << 10])).await;
-    let held = scene.some(200).await;
-    fill(&mut scene, &Bytes::from(vec![b'x'; 4 << 10])).await;
-    let taken = ack_each(&scene, &held).await;
-    println!("{} of {} verdicts had room", taken.len(), held.len());
+    for bytes in [256 << 10, 16 << 10, 1 << 10, 1] {
+        fill(&mut scene, &Bytes::from(vec![b'x'; bytes])).await;
+    }
+    let acked = settle_until_full(&scene).await;
+    let refused = |said: &Said| said.outcome == Outcome::Refused;
+    let was_full = scene.history.said.lock().unwrap().iter().any(refused);
+    assert!(was_full, "there is room for any number of verdicts");
     // What was taken is kept, over a kill and with the disk still full.
     scene.broker.process.kill();
     scene.history.killed();
     scene.broker.process.restart();
     reconnect(&mut scene).await;
     let few = scene.wait(5, Duration::from_millis(500)).await;
-    assert!(few.iter().all(|given| !taken.contains(&given.offset)));
+    assert!(few.iter().all(|given| !acked.contains(&given.offset)));
 
     // Room again: everything is worked off without anybody's help.
     let trim = TrimTopicRequest {
@@ -91,7 +112,7 @@ async fn verdicts_on_a_full_disk_are_kept_or_refused() {
     };
     scene.api.topics.trim_topic(trim).await.unwrap();
     let start = Instant::now();
-    let mut done = taken.len();
+    let mut done = acked.len();
     let outcomes = scene.say(&few, Word::Ack).await;
     done += outcomes
         .iter()

@@ -7,6 +7,7 @@
 
 mod clock;
 mod damage;
+mod dead_letters;
 mod groups;
 mod kill_nine;
 mod members;

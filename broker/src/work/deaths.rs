@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::lane::Lane;
 use crate::{
+    clock,
     error::Refusal,
     groups::admin::dead_letter_topic,
     limits,
@@ -51,7 +52,34 @@ struct Ready {
 
 /// Writes copies; begins anew after every error.
 #[derive(Default)]
-pub(super) struct Copier(Option<Ready>);
+pub(super) struct Copier {
+    ready: Option<Ready>,
+    rest: Rest,
+}
+
+/// How long copies are left alone after an error: longer each time, and nothing else of the
+/// partition waits meanwhile.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Rest {
+    wait_ms: u64,
+    until_ms: u64,
+}
+
+/// The first rest, and the longest.
+const REST_MS: (u64, u64) = (200, 5_000);
+
+impl Rest {
+    fn begin(&mut self, now_ms: u64) {
+        let (first, longest) = REST_MS;
+        self.wait_ms = (self.wait_ms * 2).clamp(first, longest);
+        self.until_ms = now_ms + self.wait_ms;
+    }
+
+    fn left_ms(&self, now_ms: u64) -> Option<u64> {
+        let left = self.until_ms.saturating_sub(now_ms);
+        (left > 0).then_some(left)
+    }
+}
 
 struct Letter {
     number: u64,
@@ -73,8 +101,7 @@ impl Lane {
         let Some((written, letters)) = self.letters(policy) else {
             return Ok(false);
         };
-        let Copier(ready) = std::mem::take(&mut self.copier);
-        let ready = match ready {
+        let ready = match self.copier.ready.take() {
             Some(ready) => ready,
             None => self.make_ready(services, group, written).await?,
         };
@@ -98,8 +125,21 @@ impl Lane {
             stored?;
             self.copied_to = last;
         }
-        self.copier = Copier(Some(ready));
+        self.copier = Copier {
+            ready: Some(ready),
+            rest: Rest::default(),
+        };
         Ok(true)
+    }
+
+    /// Copies cannot be written just now.
+    pub(super) fn rest_copies(&mut self) {
+        self.copier.rest.begin(clock::monotonic_ms());
+    }
+
+    /// How long no copies are tried, if so.
+    pub(super) fn copies_rest_ms(&self) -> Option<u64> {
+        self.copier.rest.left_ms(clock::monotonic_ms())
     }
 
     fn letters(&mut self, policy: &Policy) -> Option<(u64, Vec<Letter>)> {
@@ -244,5 +284,26 @@ fn name(reason: Reason) -> &'static str {
         Reason::Rejected => "REJECTED",
         Reason::Ttl => "EXPIRED",
         Reason::Parked => "PARKED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rests_grow_and_stay_bounded() {
+        let mut rest = Rest::default();
+        assert_eq!(rest.left_ms(0), None);
+        let mut now_ms = 1_000;
+        let mut rests = Vec::new();
+        for _ in 0..7 {
+            rest.begin(now_ms);
+            let left = rest.left_ms(now_ms).unwrap();
+            rests.push(left);
+            now_ms += left;
+            assert_eq!(rest.left_ms(now_ms), None);
+        }
+        assert_eq!(rests, [200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
     }
 }

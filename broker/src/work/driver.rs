@@ -161,6 +161,9 @@ impl Driver {
         let mut pause = LONGEST;
         let wanted = self.has_demand();
         for lane in &mut self.lanes {
+            if let Some(left) = lane.copies_rest_ms() {
+                pause = pause.min(Duration::from_millis(left));
+            }
             if let Some(left) = lane.pause_left_ms() {
                 pause = pause.min(Duration::from_millis(left));
                 continue;

@@ -208,7 +208,7 @@ impl Driver {
     async fn copy_dead(&mut self) -> bool {
         let mut more = false;
         for lane in &mut self.lanes {
-            if lane.pause_left_ms().is_some() {
+            if lane.copies_rest_ms().is_some() {
                 continue;
             }
             let copied = lane
@@ -219,7 +219,7 @@ impl Driver {
                 Err(refusal) => {
                     tracing::warn!(group = self.group.name, partition = lane.number, %refusal,
                         "dead letters wait for their copies");
-                    lane.pause();
+                    lane.rest_copies();
                 }
             }
         }
