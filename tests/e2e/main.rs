@@ -25,6 +25,7 @@ mod http_limits;
 mod http_pages;
 mod log_tools;
 mod main_job_groups;
+mod orders;
 mod producers;
 mod publishing;
 mod pulling;
