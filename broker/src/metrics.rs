@@ -4,6 +4,8 @@
 //! plain atomics. `/metrics` has nothing finer than topics and groups, and of those a bounded
 //! number: what is beyond is added up under `other`, so that a large node stays cheap to watch.
 
+mod queues;
+
 use std::{
     fmt::{Error, Write as _},
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -133,6 +135,7 @@ pub(crate) fn render(services: &Services, lags: &Lags) -> String {
     topics(services, &mut scrape);
     let count = services.metadata.view().read().groups.len();
     groups(count, lags, &mut scrape);
+    queues::add(&lags.groups, &mut scrape);
     scrape.render()
 }
 
@@ -459,6 +462,7 @@ mod tests {
             messages: 2,
             seconds: n as f64,
             members: 1,
+            queue: None,
         };
         for (count, rows) in [
             (0, 0),

@@ -179,7 +179,7 @@ async fn start_on_shard(
         topics,
         metadata,
         store,
-        Groups::new(shards.clone()),
+        Groups::new(shards.clone(), config.auto_create_queues),
         draining,
         config.in_flight_bytes,
     ));

@@ -5,11 +5,15 @@
 //! `dry_run` first; a group is always named by its topic and its own bare name.
 
 mod policy;
+mod queue;
 mod types;
 
 use aqueduct_proto::v1::{self, seek_group_request::Target};
 
 pub use policy::{HeaderCondition, OnKeyFailure, QueueOrder, QueuePolicy, QueuePriorities};
+pub use queue::{
+    InFlight, MessageCounts, MessageState, QueueDescription, QueuePartition, Standing,
+};
 pub use types::{
     Group, GroupLag, GroupState, GroupUpdate, Member, NewGroup, PartitionLag, Seek,
     SoughtPartition, StartPolicy,

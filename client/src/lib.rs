@@ -56,8 +56,9 @@ pub use connection::DEFAULT_SERVER;
 pub use consumer::{Chunk, CommitMode, GroupConsumer, GroupConsumerBuilder, GroupEvent, Received};
 pub use error::{Detail, Error};
 pub use groups::{
-    Group, GroupLag, GroupState, GroupUpdate, Groups, HeaderCondition, Member, NewGroup,
-    OnKeyFailure, PartitionLag, QueueOrder, QueuePolicy, QueuePriorities, Seek, SoughtPartition,
+    Group, GroupLag, GroupState, GroupUpdate, Groups, HeaderCondition, InFlight, Member,
+    MessageCounts, MessageState, NewGroup, OnKeyFailure, PartitionLag, QueueDescription,
+    QueueOrder, QueuePartition, QueuePolicy, QueuePriorities, Seek, SoughtPartition, Standing,
     StartPolicy,
 };
 pub use message::{Header, Message, Record};

@@ -56,6 +56,8 @@ settings! {
     auto_create_topics("auto_create_topics"): bool = Flag, false;
     /// Partitions of a topic that is made by publishing to it.
     auto_create_partitions("auto_create_partitions"): u32 = Count, 1, within 1 => 10_000;
+    /// Create a queue group with defaults when somebody works in it; `aqueduct dev` does.
+    auto_create_queues("auto_create_queues"): bool = Flag, false;
     /// How long a shutdown waits for what is under way.
     grace("grace"): Duration = Time, Duration::from_secs(10), within 0 => 3_600_000;
     /// Which log lines to show, such as debug or info,aqueduct_broker=debug.

@@ -7,7 +7,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aqueduct_proto::names;
 
-use super::{not_empty, not_found, requests::Request, terms::MemberInfo};
+use super::{
+    not_empty, not_found,
+    requests::Request,
+    terms::{Joining, MemberInfo},
+};
 use crate::{
     clock,
     error::Refusal,
@@ -22,10 +26,11 @@ use crate::{
         positions::{Kind, Move},
         queues::Step,
     },
-    queue::{self, policy::Policy},
+    queue::{self, fields::PolicyChange, policy::Policy},
     services::Services,
     slips::closest,
     topics::rules::check_labels,
+    work::face::Holder,
 };
 
 /// What a group is created with.
@@ -64,7 +69,7 @@ pub(crate) struct GroupChange {
     pub(crate) labels: Option<BTreeMap<String, String>>,
     /// 0 = resume, `i64::MAX` = until it is resumed.
     pub(crate) paused_until_ms: Option<i64>,
-    pub(crate) queue: Option<Policy>,
+    pub(crate) queue: Option<PolicyChange>,
     /// Only if the group still is at this version.
     pub(crate) version: Option<u64>,
 }
@@ -112,7 +117,10 @@ impl Services {
     pub(crate) fn group_status(&self, group: Group) -> GroupStatus {
         use std::sync::atomic::Ordering::Relaxed;
         let face = self.groups.face(group.id);
-        let members = face.as_ref().map_or(0, |face| face.members.load(Relaxed));
+        let members = match group.queue {
+            Some(_) => self.workers(&group).len() as u32,
+            None => face.as_ref().map_or(0, |face| face.members.load(Relaxed)),
+        };
         let activity = if group.paused_until_ms > clock::now_ms() {
             Activity::Paused
         } else if members == 0 {
@@ -236,12 +244,13 @@ impl Services {
         check_session(session_timeout_ms)?;
         let labels = change.labels.unwrap_or_else(|| group.labels.clone());
         check_labels(&labels)?;
-        let queue = match &change.queue {
-            None => group.queue.clone(),
-            Some(_) if group.queue.is_none() => return Err(wrong_kind(&group)),
-            Some(policy) => {
-                check_queue(&group.topic, &group.name, group.start(), policy)?;
-                Some(QueueSettings::from(policy))
+        let queue = match (&change.queue, &group.queue) {
+            (None, present) => present.clone(),
+            (Some(_), None) => return Err(wrong_kind(&group)),
+            (Some(change), Some(present)) => {
+                let policy = change.apply(Policy::from(present));
+                check_queue(&group.topic, &group.name, group.start(), &policy)?;
+                Some(QueueSettings::from(&policy))
             }
         };
         let update = UpdateGroup {
@@ -378,10 +387,30 @@ impl Services {
         self: &Arc<Self>,
         group: &Group,
     ) -> Result<Vec<MemberInfo>, Refusal> {
+        if group.queue.is_some() {
+            return Ok(self.workers(group));
+        }
         if self.groups.face(group.id).is_none() {
             return Ok(Vec::new());
         }
         self.ask(group, |answer| Request::Describe { answer }).await
+    }
+
+    /// Streams that work in a queue group.
+    fn workers(&self, group: &Group) -> Vec<MemberInfo> {
+        let face = self.work.face(group.id);
+        let streams = face.map(|face| face.streams()).unwrap_or_default();
+        let member = |(id, holder): (u64, Holder)| MemberInfo {
+            member: Joining {
+                member_id: id.to_string(),
+                client_id: holder.client_id,
+                address: holder.address,
+                ..Joining::default()
+            },
+            partitions: Vec::new(),
+            idle_ms: 0,
+        };
+        streams.into_iter().map(member).collect()
     }
 
     /// Makes a change, or just says what it would make.

@@ -11,7 +11,12 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use super::lag::partition_lag;
-use crate::{metadata::groups::Group, services::Services};
+use crate::{
+    metadata::groups::Group,
+    queue::{state::Counters, view::Counts},
+    services::Services,
+    work::seeing,
+};
 
 /// Partitions that are looked at in one step.
 const STEP: usize = 64;
@@ -31,6 +36,24 @@ pub(crate) struct GroupLag {
     /// The greatest of the partitions.
     pub(crate) seconds: f64,
     pub(crate) members: u32,
+    /// Of a queue group.
+    pub(crate) queue: Option<QueueNumbers>,
+}
+
+/// A queue group as a whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct QueueNumbers {
+    pub(crate) counts: Counts,
+    pub(crate) counters: Counters,
+    pub(crate) parked_keys: u64,
+}
+
+impl QueueNumbers {
+    pub(crate) fn add(&mut self, other: &QueueNumbers) {
+        self.counts.add(&other.counts);
+        self.counters.add(&other.counters);
+        self.parked_keys += other.parked_keys;
+    }
 }
 
 /// What a round found.
@@ -144,11 +167,23 @@ impl Services {
     async fn look_at(&self, group: Group) -> Option<GroupLag> {
         let live = self.topics.get(&group.topic).ok()?;
         let (mut messages, mut seconds) = (0, 0.0_f64);
+        let mut queue = group.queue.as_ref().map(|_| QueueNumbers::default());
+        let delayed = self.count_delayed(&group).await.unwrap_or_default();
         for partitions in live.partitions.chunks(STEP) {
             for partition in partitions {
                 if let Ok(lag) = partition_lag(&group, partition).await {
                     messages += lag.messages;
                     seconds = seconds.max(lag.seconds);
+                }
+                if let Some(queue) = &mut queue {
+                    let number = partition.shared().number as usize;
+                    let delayed = delayed.get(number).copied().unwrap_or(0);
+                    let view = seeing::look(&group, partition, delayed).await;
+                    queue.add(&QueueNumbers {
+                        counts: view.counts,
+                        counters: view.counters,
+                        parked_keys: view.parked_keys,
+                    });
                 }
             }
             tokio::task::yield_now().await;
@@ -160,6 +195,7 @@ impl Services {
             messages,
             seconds,
             members: status.members,
+            queue,
         })
     }
 }

@@ -265,7 +265,7 @@ impl Services {
 }
 
 /// What a member says of itself: bounded, and fit to be shown.
-fn check_words(field: &str, text: &str) -> Result<(), Refusal> {
+pub(crate) fn check_words(field: &str, text: &str) -> Result<(), Refusal> {
     let limit = limits::MAX_MEMBER_NAME_BYTES;
     if text.len() > limit {
         let why = format!("{} bytes, the limit is {limit}", text.len());

@@ -57,15 +57,18 @@ pub(crate) struct Groups {
     /// One change of a group's record at a time.
     changing: tokio::sync::Mutex<()>,
     pub(crate) shards: Arc<Shards>,
+    /// Queue groups are made by whoever works in them first.
+    pub(crate) auto_create_queues: bool,
     board: Board,
 }
 
 impl Groups {
-    pub(crate) fn new(shards: Arc<Shards>) -> Groups {
+    pub(crate) fn new(shards: Arc<Shards>, auto_create_queues: bool) -> Groups {
         Groups {
             active: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             shards,
+            auto_create_queues,
             board: Board::default(),
         }
     }

@@ -1,7 +1,8 @@
 //! Moving a group's positions, with a preview.
 //!
 //! The new offsets are found first, all of them or none; then each partition's log takes its
-//! own. Members that consume lose the partitions concerned and get them again at the new place.
+//! own. Members that consume lose the partitions concerned and get them again at the new place;
+//! in a queue group all leases end, and what lies below the new place counts as done.
 
 use std::sync::Arc;
 
@@ -13,7 +14,9 @@ use crate::{
     error::Refusal,
     metadata::groups::Group,
     partition::{Partition, Place},
+    queue::state::State,
     services::Services,
+    work::Steering,
 };
 
 /// Where positions are moved to.
@@ -87,9 +90,13 @@ impl Services {
             });
         }
         if !validate_only {
-            let targets = sought.iter().map(|one| (one.partition, one.new)).collect();
-            let seek = |answer| Request::Seek { targets, answer };
-            self.ask(group, seek).await?;
+            let targets: Vec<_> = sought.iter().map(|one| (one.partition, one.new)).collect();
+            if group.queue.is_some() {
+                self.steer(group, Steering::Seek(targets)).await?;
+            } else {
+                let seek = |answer| Request::Seek { targets, answer };
+                self.ask(group, seek).await?;
+            }
         }
         Ok(sought)
     }
@@ -97,7 +104,11 @@ impl Services {
 
 fn standing(group: &Group, partition: &Partition) -> (Option<u64>, Kept) {
     let shared = partition.shared();
-    let stored = shared.position(group.id).and_then(|p| p.offset);
+    let stored = match group.queue {
+        // Of a queue: the oldest message that is not finished.
+        Some(_) => shared.with_queues(|queues| queues.get(group.id).map(State::floor)),
+        None => shared.position(group.id).and_then(|p| p.offset),
+    };
     let kept = Kept {
         start: shared.log_start_offset(),
         end: shared.high_watermark(),

@@ -129,7 +129,7 @@ fn decode_commits(commits: Vec<PartitionCommit>) -> Vec<CommitWish> {
 }
 
 /// Where the caller comes from, if the accept loop says so.
-fn address_of<T>(request: &Request<T>) -> String {
+pub(super) fn address_of<T>(request: &Request<T>) -> String {
     let peer = request.extensions().get::<Peer>();
     peer.map_or_else(String::new, |Peer(address)| address.to_string())
 }

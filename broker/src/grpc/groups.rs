@@ -3,16 +3,20 @@
 use std::sync::Arc;
 
 use aqueduct_proto::v1::{
-    self, CreateGroupRequest, DeleteGroupRequest, DeleteGroupResponse, GetGroupRequest,
-    GetLagRequest, GetLagResponse, GroupState, ListGroupsRequest, ListGroupsResponse,
-    ListMembersRequest, ListMembersResponse, PauseGroupRequest, ResumeGroupRequest,
-    SeekGroupRequest, SeekGroupResponse, SoughtPartition, StartPolicy, UpdateGroupRequest,
-    seek_group_request::Target,
+    self, CreateGroupRequest, DeleteGroupRequest, DeleteGroupResponse, DescribeQueueRequest,
+    DescribeQueueResponse, GetGroupRequest, GetLagRequest, GetLagResponse, GetStandingsRequest,
+    GetStandingsResponse, GroupState, ListGroupsRequest, ListGroupsResponse, ListInFlightRequest,
+    ListInFlightResponse, ListMembersRequest, ListMembersResponse, PauseGroupRequest,
+    ResumeGroupRequest, SeekGroupRequest, SeekGroupResponse, SoughtPartition, StartPolicy,
+    UnparkKeysRequest, UnparkKeysResponse, UpdateGroupRequest, seek_group_request::Target,
 };
 use tonic::{Request, Response, Status};
 
 use super::{
-    queue_policy::{decode_queue, encode_queue},
+    queue_policy::{decode_queue, encode_queue, fields_set},
+    queue_views::{
+        decode_keys, decode_token, encode_held, encode_standing, encode_token, encode_views,
+    },
     reader::decode_place,
     status::{duration_ms, status},
     topics::{encode_duration, encode_time},
@@ -21,14 +25,17 @@ use crate::{
     clock,
     error::Refusal,
     groups::{
-        admin::{Activity, GroupChange, GroupStatus, NewGroup},
+        admin::{Activity, GroupChange, GroupStatus, NewGroup, wrong_kind},
         lag::PartitionLag,
         seek::{SeekTo, Sought},
         terms::MemberInfo,
     },
     limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE},
     metadata::groups::{Group, StartAt},
-    queue::policy::Policy,
+    queue::{
+        fields::{Field, PolicyChange},
+        policy::Policy,
+    },
     services::Services,
 };
 
@@ -41,6 +48,15 @@ impl Groups {
 
     fn answer(&self, group: Group) -> Response<v1::Group> {
         Response::new(encode(self.0.group_status(group)))
+    }
+
+    /// A group that has to be a queue group.
+    fn queue(&self, topic: &str, group: &str) -> Result<Group, Status> {
+        let group = self.0.group(topic, group).map_err(|r| status(&r))?;
+        match group.queue {
+            Some(_) => Ok(group),
+            None => Err(status(&wrong_kind(&group))),
+        }
     }
 
     async fn pause(
@@ -56,6 +72,13 @@ impl Groups {
         let updated = self.0.update_group((topic, group), change, validate_only);
         let updated = updated.await.map_err(|r| status(&r))?;
         Ok(self.answer(updated))
+    }
+}
+
+fn page_size(asked: u32) -> usize {
+    match asked {
+        0 => DEFAULT_PAGE_SIZE as usize,
+        size => size.min(MAX_PAGE_SIZE) as usize,
     }
 }
 
@@ -140,7 +163,7 @@ fn decode_change(group: v1::Group, mask: &[String]) -> Result<GroupChange, Refus
         .session_timeout
         .map(|timeout| duration_ms("group.session_timeout", timeout))
         .transpose()?;
-    let mut queue = group.queue.map(decode_queue).transpose()?;
+    let queue = decode_queue_change(group.queue, mask)?;
     let mut labels = Some(group.labels.into_iter().collect());
     let mut change = GroupChange {
         version,
@@ -163,7 +186,7 @@ fn decode_change(group: v1::Group, mask: &[String]) -> Result<GroupChange, Refus
             "overrun" => change.overrun = overrun.or(Some(StartAt::Earliest)),
             "session_timeout" => change.session_timeout_ms = session_timeout_ms,
             "labels" => change.labels = labels.take(),
-            "queue" => change.queue = queue.take(),
+            path if path == "queue" || path.starts_with("queue.") => change.queue = queue.clone(),
             other => {
                 let why = format!("\"{other}\" cannot be updated");
                 return Err(Refusal::invalid("update_mask", why));
@@ -171,6 +194,33 @@ fn decode_change(group: v1::Group, mask: &[String]) -> Result<GroupChange, Refus
         }
     }
     Ok(change)
+}
+
+/// What of a policy is to change: as a whole, field by field, or (without a mask) what says
+/// anything.
+fn decode_queue_change(
+    queue: Option<v1::QueuePolicy>,
+    mask: &[String],
+) -> Result<Option<PolicyChange>, Refusal> {
+    let fields = if mask.is_empty() {
+        queue.as_ref().map(fields_set)
+    } else if mask.iter().any(|path| path == "queue") {
+        None
+    } else {
+        let named = mask.iter().filter_map(|path| path.strip_prefix("queue."));
+        let field = |name| {
+            let why = || format!("\"queue.{name}\" cannot be updated");
+            Field::named(name).ok_or_else(|| Refusal::invalid("update_mask", why()))
+        };
+        Some(named.map(field).collect::<Result<_, _>>()?)
+    };
+    // A field that is named and not given takes its default.
+    let whole = fields
+        .as_ref()
+        .is_some_and(|fields: &Vec<_>| !fields.is_empty());
+    let queue = queue.or_else(|| (whole && !mask.is_empty()).then(v1::QueuePolicy::default));
+    let policy = queue.map(decode_queue).transpose()?;
+    Ok(policy.map(|policy| PolicyChange { policy, fields }))
 }
 
 fn decode_target(target: Option<Target>) -> Result<SeekTo, Refusal> {
@@ -251,10 +301,7 @@ impl v1::groups_server::Groups for Groups {
         request: Request<ListGroupsRequest>,
     ) -> Result<Response<ListGroupsResponse>, Status> {
         let request = request.into_inner();
-        let size = match request.page_size {
-            0 => DEFAULT_PAGE_SIZE,
-            size => size.min(MAX_PAGE_SIZE),
-        } as usize;
+        let size = page_size(request.page_size);
         let (topic, after) = (&request.topic, &request.page_token);
         let found = self.0.list_groups(topic, after, size + 1);
         let mut found = found.map_err(|r| status(&r))?;
@@ -338,6 +385,58 @@ impl v1::groups_server::Groups for Groups {
         let sought = sought.map_err(|r| status(&r))?;
         Ok(Response::new(SeekGroupResponse {
             partitions: sought.into_iter().map(encode_sought).collect(),
+        }))
+    }
+
+    async fn describe_queue(
+        &self,
+        request: Request<DescribeQueueRequest>,
+    ) -> Result<Response<DescribeQueueResponse>, Status> {
+        let DescribeQueueRequest { topic, group } = request.into_inner();
+        let group = self.queue(&topic, &group)?;
+        let views = self.0.queue_views(&group).await;
+        let views = views.map_err(|r| status(&r))?;
+        Ok(Response::new(encode_views(&views)))
+    }
+
+    async fn list_in_flight(
+        &self,
+        request: Request<ListInFlightRequest>,
+    ) -> Result<Response<ListInFlightResponse>, Status> {
+        let request = request.into_inner();
+        let group = self.queue(&request.topic, &request.group)?;
+        let from = decode_token(&request.page_token).map_err(|r| status(&r))?;
+        let size = page_size(request.page_size);
+        let found = self.0.in_flight(&group, from, size);
+        let (found, next) = found.map_err(|r| status(&r))?;
+        Ok(Response::new(ListInFlightResponse {
+            messages: found.into_iter().map(encode_held).collect(),
+            next_page_token: next.map(encode_token).unwrap_or_default(),
+        }))
+    }
+
+    async fn unpark_keys(
+        &self,
+        request: Request<UnparkKeysRequest>,
+    ) -> Result<Response<UnparkKeysResponse>, Status> {
+        let request = request.into_inner();
+        let keys = decode_keys(request.which).map_err(|r| status(&r))?;
+        let group = self.queue(&request.topic, &request.group)?;
+        let unparked = self.0.unpark(&group, keys, request.validate_only).await;
+        let unparked = unparked.map_err(|r| status(&r))?;
+        Ok(Response::new(UnparkKeysResponse { unparked }))
+    }
+
+    async fn get_standings(
+        &self,
+        request: Request<GetStandingsRequest>,
+    ) -> Result<Response<GetStandingsResponse>, Status> {
+        let request = request.into_inner();
+        let (topic, partition) = (&request.topic, request.partition);
+        let standings = self.0.standings(topic, partition, request.offset).await;
+        let standings = standings.map_err(|r| status(&r))?;
+        Ok(Response::new(GetStandingsResponse {
+            standings: standings.into_iter().map(encode_standing).collect(),
         }))
     }
 

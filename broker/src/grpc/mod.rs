@@ -6,6 +6,7 @@ mod groups;
 mod ops;
 mod publisher;
 mod queue_policy;
+mod queue_views;
 mod queues;
 mod reader;
 mod service;

@@ -9,6 +9,7 @@ use super::{status::duration_ms, topics::encode_duration};
 use crate::{
     error::Refusal,
     queue::{
+        fields::Field,
         filter::{Condition, Filter, Test},
         policy::{Backoff, MaxInFlight, OnKeyFailure, Order, Policy, Priorities},
     },
@@ -69,6 +70,31 @@ pub(super) fn decode_queue(wire: QueuePolicy) -> Result<Policy, Refusal> {
         },
         ..standard
     })
+}
+
+/// The fields of a policy that say anything.
+pub(super) fn fields_set(wire: &QueuePolicy) -> Vec<Field> {
+    let is_set = |field: &Field| match field {
+        Field::Lease => wire.lease.is_some(),
+        Field::MaxAttempts => wire.max_attempts.is_some(),
+        Field::MaxHandOuts => wire.max_hand_outs.is_some(),
+        Field::Backoff => wire.backoff.is_some(),
+        Field::BackoffFactor => wire.backoff_factor_percent.is_some(),
+        Field::BackoffMax => wire.backoff_max.is_some(),
+        Field::BackoffJitter => wire.backoff_jitter_percent.is_some(),
+        Field::DeadLetters => wire.dead_letters.is_some(),
+        Field::DeadLettersForExpired => wire.dead_letters_for_expired.is_some(),
+        Field::Order => wire.order != 0,
+        Field::OnKeyFailure => wire.on_key_failure != 0,
+        Field::Priorities => wire.priorities != 0,
+        Field::MaxInFlight => wire.max_in_flight != 0,
+        Field::MaxInFlightPerConsumer => wire.max_in_flight_per_consumer != 0,
+        Field::MaxInFlightPerKey => wire.max_in_flight_per_key != 0,
+        Field::Rate => wire.messages_per_second != 0,
+        Field::Filter => !wire.filter.is_empty(),
+    };
+    let all = Field::ALL.into_iter().map(|(_, field)| field);
+    all.filter(is_set).collect()
 }
 
 fn unknown(field: &str, value: i32) -> Refusal {

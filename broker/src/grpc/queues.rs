@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    consumer::address_of,
     reader::encode_record,
     status::{duration_ms, embedded, status},
     topics::{encode_duration, encode_time},
@@ -25,7 +26,7 @@ use crate::{
         DEFAULT_PULL_BYTES, DEFAULT_PULL_MESSAGES, MAX_PULL_BYTES, MAX_PULL_MESSAGES, MAX_PULL_WAIT,
     },
     services::Services,
-    work::{Delivery, Link, Settled, Wanted, Wish, Worker},
+    work::{Delivery, Link, Settled, Wanted, Wish, Worker, face::Holder},
 };
 
 /// Longest wait and extension that a consumer may ask for.
@@ -232,13 +233,15 @@ impl v1::queues_server::Queues for Queues {
         &self,
         request: Request<Streaming<WorkRequest>>,
     ) -> Result<Response<Answers>, Status> {
+        let address = address_of(&request);
         let mut stream = request.into_inner();
         let first = stream.message().await?.and_then(|request| request.kind);
         let Some(work_request::Kind::Open(open)) = first else {
             let why = "the first message of the stream must be open";
             return Err(status(&Refusal::invalid("open", why)));
         };
-        let worker = self.0.work(&open.topic, &open.group).await;
+        let holder = Holder::new(open.client_id, address).map_err(|r| status(&r))?;
+        let worker = self.0.work((&open.topic, &open.group), holder).await;
         let worker = worker.map_err(|r| status(&r))?;
         let opened = WorkOpened {
             lease: Some(encode_duration(worker.lease_ms)),
@@ -273,10 +276,13 @@ impl v1::queues_server::Queues for Queues {
         &self,
         request: Request<LeaseRequest>,
     ) -> Result<Response<LeaseResponse>, Status> {
-        let request = request.into_inner();
+        let address = address_of(&request);
+        let mut request = request.into_inner();
         let (most, until) = decode_lease(&request).map_err(|r| status(&r))?;
+        let holder = Holder::new(std::mem::take(&mut request.client_id), address);
+        let holder = holder.map_err(|r| status(&r))?;
         let names = (request.topic.as_str(), request.group.as_str());
-        let leased = self.0.lease(names, most, until).await;
+        let leased = self.0.lease(names, most, until, holder).await;
         let leased = leased.map_err(|r| status(&r))?;
         Ok(Response::new(LeaseResponse {
             deliveries: leased.into_iter().map(encode).collect(),

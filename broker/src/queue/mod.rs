@@ -14,7 +14,7 @@
 //! - [`command`]: what lies in the log. Whoever proposes has resolved the [`policy`] before.
 //! - [`state`], with verdicts, dropping, the saved form and the [`view`] of it apart.
 //! - [`schedule`], with keys, [`levels`] of priority and what it follows apart.
-//! - [`policy`], [`filter`], [`rate`]: rules without memory, or nearly.
+//! - [`policy`], its [`fields`], [`filter`], [`rate`]: rules without memory, or nearly.
 //! - [`settled`], [`offsets`], [`pages`], [`record`]: small forms of large sets.
 //!
 //! Nothing here knows a clock, chance, I/O, tasks, payloads or the network: time and jitter are
@@ -22,12 +22,13 @@
 
 #![allow(
     dead_code,
-    reason = "the view for describing a queue has no caller yet"
+    reason = "what only the tests of sizes and the model ask for"
 )]
 
 pub(crate) mod command;
 pub(crate) mod dropping;
 pub(crate) mod events;
+pub(crate) mod fields;
 pub(crate) mod filter;
 mod following;
 mod keys;

@@ -144,6 +144,14 @@ fn within(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), Out
     })
 }
 
+fn ms_within(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), OutOfBounds> {
+    within(field, value, min, max).map_err(|error| OutOfBounds {
+        value: format!("{value} ms"),
+        limit: format!("from {min} ms to {max} ms"),
+        ..error
+    })
+}
+
 /// What becomes of a message that was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -169,58 +177,54 @@ impl Policy {
     /// The first value that is out of bounds.
     pub(crate) fn check(&self) -> Result<(), OutOfBounds> {
         let backoff = &self.backoff;
-        within("lease_ms", self.lease_ms, 1_000, DAY_MS)?;
+        ms_within("lease", self.lease_ms, 1_000, DAY_MS)?;
         within("max_attempts", self.max_attempts.into(), 1, 10_000)?;
         let attempts = u64::from(self.max_attempts);
-        within(
-            "max_hand_outs",
-            self.max_hand_outs.into(),
-            attempts,
-            100_000,
-        )?;
-        within("backoff.initial_ms", backoff.initial_ms, 1, DAY_MS)?;
-        within(
-            "backoff.factor_percent",
-            backoff.factor_percent.into(),
-            100,
-            10_000,
-        )?;
-        within(
-            "backoff.max_ms",
-            backoff.max_ms,
-            backoff.initial_ms,
-            30 * DAY_MS,
-        )?;
-        within(
-            "backoff.jitter_percent",
-            backoff.jitter_percent.into(),
-            0,
-            100,
-        )?;
-        within(
-            "max_in_flight.group",
-            self.max_in_flight.group,
-            0,
-            1_000_000,
-        )?;
-        within(
-            "max_in_flight.consumer",
-            self.max_in_flight.consumer,
-            0,
-            1_000_000,
-        )?;
-        within("max_in_flight.key", self.max_in_flight.key, 0, 10_000)?;
-        if self.order == Order::PerKey {
-            within(
-                "max_in_flight.key with order per key",
-                self.max_in_flight.key,
-                0,
-                1,
-            )?;
-        }
-        within("rate_per_s", self.rate_per_s, 0, 10_000_000)?;
-        within("retain_done_ms", self.retain_done_ms, 0, 30 * DAY_MS)?;
+        let hand_outs = u64::from(self.max_hand_outs);
+        within("max_hand_outs", hand_outs, attempts, 100_000)?;
+        ms_within("backoff", backoff.initial_ms, 1, DAY_MS)?;
+        let factor = u64::from(backoff.factor_percent);
+        within("backoff_factor_percent", factor, 100, 10_000)?;
+        let (least_ms, most_ms) = (backoff.initial_ms, 30 * DAY_MS);
+        ms_within("backoff_max", backoff.max_ms, least_ms, most_ms)?;
+        let jitter = u64::from(backoff.jitter_percent);
+        within("backoff_jitter_percent", jitter, 0, 100)?;
+        let MaxInFlight {
+            group,
+            consumer,
+            key,
+        } = self.max_in_flight;
+        within("max_in_flight", group, 0, 1_000_000)?;
+        within("max_in_flight_per_consumer", consumer, 0, 1_000_000)?;
+        within("max_in_flight_per_key", key, 0, 10_000)?;
+        within("messages_per_second", self.rate_per_s, 0, 10_000_000)?;
+        ms_within("retain_done", self.retain_done_ms, 0, 30 * DAY_MS)?;
+        self.check_order()?;
         self.filter.check()
+    }
+
+    /// What means nothing together is a mistake.
+    fn check_order(&self) -> Result<(), OutOfBounds> {
+        let (limit, holds) = (self.max_in_flight.key, self.on_key_failure);
+        if self.order == Order::PerKey && limit > 1 {
+            return Err(OutOfBounds {
+                field: "max_in_flight_per_key",
+                value: limit.to_string(),
+                limit: "0 or 1 with order per key".into(),
+            });
+        }
+        if self.order == Order::None && holds != OnKeyFailure::SkipAhead {
+            return Err(OutOfBounds {
+                field: "on_key_failure",
+                value: if holds == OnKeyFailure::BlockKey {
+                    "block".into()
+                } else {
+                    "park".into()
+                },
+                limit: "unspecified without order per key".into(),
+            });
+        }
+        Ok(())
     }
 
     /// What becomes of a message whose attempt failed, and equally of one whose lease ended or
@@ -332,27 +336,27 @@ mod tests {
             change(&mut policy);
             policy.check().unwrap_err().field
         };
-        assert_eq!(field(|p| p.lease_ms = 0), "lease_ms");
+        assert_eq!(field(|p| p.lease_ms = 0), "lease");
         assert_eq!(field(|p| p.max_attempts = 0), "max_attempts");
         assert_eq!(field(|p| p.max_hand_outs = 9), "max_hand_outs");
-        assert_eq!(field(|p| p.backoff.max_ms = 999), "backoff.max_ms");
-        assert_eq!(
-            field(|p| p.backoff.factor_percent = 99),
-            "backoff.factor_percent"
-        );
-        assert_eq!(field(|p| p.rate_per_s = u64::MAX), "rate_per_s");
+        assert_eq!(field(|p| p.backoff.max_ms = 999), "backoff_max");
+        let factor = field(|p| p.backoff.factor_percent = 99);
+        assert_eq!(factor, "backoff_factor_percent");
+        assert_eq!(field(|p| p.rate_per_s = u64::MAX), "messages_per_second");
         let two_of_a_key = |p: &mut Policy| {
             p.order = Order::PerKey;
             p.max_in_flight.key = 2;
         };
-        assert_eq!(field(two_of_a_key), "max_in_flight.key with order per key");
+        assert_eq!(field(two_of_a_key), "max_in_flight_per_key");
+        let parks = field(|p| p.on_key_failure = OnKeyFailure::ParkKey);
+        assert_eq!(parks, "on_key_failure");
         let policy = Policy {
             lease_ms: u64::MAX,
             ..Policy::default()
         };
         assert_eq!(
             policy.check().unwrap_err().to_string(),
-            "lease_ms is 18446744073709551615, but must be from 1000 to 86400000"
+            "lease is 18446744073709551615 ms, but must be from 1000 ms to 86400000 ms"
         );
     }
 }

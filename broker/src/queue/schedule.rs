@@ -307,7 +307,7 @@ impl Schedule {
     }
 
     /// Makes ready what is due.
-    fn wake(&mut self, now_ms: i64) {
+    pub(crate) fn wake(&mut self, now_ms: i64) {
         while let Some((at_ms, offset)) = self.due.first().copied() {
             if at_ms > now_ms {
                 return;
@@ -407,8 +407,15 @@ impl Schedule {
     }
 
     /// Messages that wait for a time, as far as was scanned.
-    pub(crate) fn delayed(&self) -> u64 {
-        self.due.len() as u64
+    pub(crate) fn delayed(&self, now_ms: i64) -> u64 {
+        let is_late = |(at_ms, _): &&(i64, u64)| *at_ms <= now_ms;
+        if self.gone.is_empty() {
+            let late = self.due.iter().take_while(is_late).count();
+            return (self.due.len() - late) as u64;
+        }
+        let due = self.due.iter().skip_while(is_late);
+        due.filter(|(_, offset)| !self.gone.contains(*offset))
+            .count() as u64
     }
 
     /// Bytes that the schedule takes, about.

@@ -62,6 +62,24 @@ pub(crate) struct Counters {
     pub(crate) unparkable: u64,
 }
 
+impl Counters {
+    pub(crate) fn add(&mut self, other: &Counters) {
+        self.acked += other.acked;
+        self.retried += other.retried;
+        self.released += other.released;
+        self.expired += other.expired;
+        self.lost += other.lost;
+        for (sum, more) in self.dead.iter_mut().zip(other.dead) {
+            *sum += more;
+        }
+        self.discarded += other.discarded;
+        self.cancelled += other.cancelled;
+        self.unmatched += other.unmatched;
+        self.trimmed += other.trimmed;
+        self.unparkable += other.unparkable;
+    }
+}
+
 /// A queue.
 #[derive(Debug, Clone)]
 pub(crate) struct State {

@@ -16,7 +16,7 @@ use super::{
     record::Phase,
     schedule::{Rules, Schedule, WINDOW},
     state::State,
-    view::Standing,
+    view::{Standing, Tally},
 };
 use crate::limits::{MAX_FAILURE_BYTES, MAX_LEASES_PER_GRANT};
 
@@ -219,7 +219,13 @@ fn a_trim_takes_leased_messages_and_leaves_dead_letters() {
     );
     apply(&mut state, 1, Kind::DeadWritten(1));
     assert_eq!((state.needed_from(), state.dead_written_to()), (8, 1));
-    let counts = state.counts(8..END, 1);
+    let mut tally = Tally {
+        now_ms: 1,
+        ..Tally::default()
+    };
+    assert_eq!(state.tally(0, 1, &mut tally), Some(9));
+    assert_eq!(state.tally(9, 9, &mut tally), None);
+    let counts = state.counts(8..END, &tally);
     assert_eq!((counts.ready, counts.leased, counts.done), (90, 2, 0));
     apply(&mut state, 1, Kind::Seek(0));
     assert_eq!(state.floor(), 8);

@@ -1,11 +1,13 @@
 //! What can be asked of a queue's state. Pure, and changes nothing.
 
+use std::{collections::BTreeSet, ops::Range};
+
 use super::{
     record::{Dead, Lease, Phase, Record},
     state::{Counters, State},
 };
 
-/// Buckets of [`State::attempts`]: 0 to 14 failed attempts, and 15 or more.
+/// Buckets of [`Tally::failed`]: 0 to 14 failed attempts, and 15 or more.
 pub(crate) const ATTEMPT_BUCKETS: usize = 16;
 
 /// Where an offset stands.
@@ -29,6 +31,26 @@ pub(crate) struct Counts {
     pub(crate) done: u64,
     /// Dead letters whose copy is not written yet.
     pub(crate) dead: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Counts) {
+        self.delayed += other.delayed;
+        self.ready += other.ready;
+        self.leased += other.leased;
+        self.done += other.done;
+        self.dead += other.dead;
+    }
+}
+
+/// Open messages by what they wait for, and by how often they failed; see [`ATTEMPT_BUCKETS`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) now_ms: i64,
+    pub(crate) leased: u64,
+    /// Waiting for a retry after `now_ms`.
+    pub(crate) delayed: u64,
+    pub(crate) failed: [u64; ATTEMPT_BUCKETS],
 }
 
 /// A leased message.
@@ -86,7 +108,7 @@ impl State {
 
     /// The first run of unfinished offsets at or after `from` and below `end`: what a scan of
     /// the log has to look at.
-    pub(crate) fn next_unfinished(&self, from: u64, end: u64) -> Option<std::ops::Range<u64>> {
+    pub(crate) fn next_unfinished(&self, from: u64, end: u64) -> Option<Range<u64>> {
         self.settled.next_gap(from..end)
     }
 
@@ -159,39 +181,60 @@ impl State {
         self.dead_written
     }
 
+    /// How many keys are parked.
+    pub(crate) fn parked_count(&self) -> u64 {
+        self.parked.len() as u64
+    }
+
+    /// Whether a key is parked, by its hash.
+    pub(crate) fn is_parked(&self, key: u64) -> bool {
+        self.parked.contains(&key)
+    }
+
     /// Hashes of the parked keys.
     pub(crate) fn parked(&self) -> impl Iterator<Item = u64> + '_ {
         self.parked.iter().copied()
     }
 
-    /// Counts by state of the log from its start to the high watermark.
-    pub(crate) fn counts(&self, log: std::ops::Range<u64>, now_ms: i64) -> Counts {
-        let mut counts = Counts::default();
-        for (_, record) in self.open(log.start).take_while(|(o, _)| *o < log.end) {
+    /// Unfinished messages of a range.
+    pub(crate) fn unfinished(&self, log: Range<u64>) -> u64 {
+        let all = log.end.saturating_sub(log.start);
+        all.saturating_sub(self.settled.count(log))
+    }
+
+    /// Looks at open messages from an offset on, at most `max`; where to go on, if there are
+    /// more. Many are better looked at in pieces, with the lock let go between.
+    pub(crate) fn tally(&self, from: u64, max: usize, tally: &mut Tally) -> Option<u64> {
+        for (nth, (offset, record)) in self.open(from).enumerate() {
+            if nth == max {
+                return Some(offset);
+            }
             match record.phase {
-                Phase::Leased(_) => counts.leased += 1,
-                Phase::Retry { at_ms } if at_ms > now_ms => counts.delayed += 1,
+                Phase::Leased(_) => tally.leased += 1,
+                Phase::Retry { at_ms } if at_ms > tally.now_ms => tally.delayed += 1,
                 Phase::Ready | Phase::Retry { .. } => {}
             }
+            tally.failed[(record.failed as usize).min(ATTEMPT_BUCKETS - 1)] += 1;
         }
+        None
+    }
+
+    /// Counts by state of the log from its start to the high watermark, with the tally of all
+    /// open messages.
+    pub(crate) fn counts(&self, log: Range<u64>, tally: &Tally) -> Counts {
         let settled = self.settled.count(log.clone());
         // After a seek an offset may be unfinished again, or die twice.
         let dead = self.dead_letters(0).map(|(_, dead)| dead.offset);
         let dead = dead.filter(|offset| log.contains(offset) && self.settled.contains(*offset));
-        counts.dead = dead.collect::<std::collections::BTreeSet<_>>().len() as u64;
-        counts.done = settled - counts.dead;
-        let all = log.end.saturating_sub(log.start);
-        counts.ready = all - settled - counts.leased - counts.delayed;
-        counts
-    }
-
-    /// How many open messages have failed how often; see [`ATTEMPT_BUCKETS`].
-    pub(crate) fn attempts(&self) -> [u64; ATTEMPT_BUCKETS] {
-        let mut buckets = [0; ATTEMPT_BUCKETS];
-        for (_, record) in self.open(0) {
-            buckets[(record.failed as usize).min(ATTEMPT_BUCKETS - 1)] += 1;
+        let dead = dead.collect::<BTreeSet<_>>().len() as u64;
+        let unfinished = self.unfinished(log);
+        Counts {
+            delayed: tally.delayed,
+            ready: unfinished.saturating_sub(tally.leased + tally.delayed),
+            leased: tally.leased,
+            done: settled - dead,
+            dead,
         }
-        buckets
     }
 
     /// Bytes that the state takes, about.

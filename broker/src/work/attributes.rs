@@ -22,7 +22,7 @@ pub(super) fn attributes_of(record: &Record, filter: &Filter) -> Attributes {
 
 /// A key's hash. Hashes of parked keys are in the replicated state, so this never changes:
 /// FNV-1a with the finaliser of MurmurHash3 behind it.
-fn hash(key: &[u8]) -> u64 {
+pub(crate) fn hash(key: &[u8]) -> u64 {
     let fnv = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });

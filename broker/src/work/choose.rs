@@ -20,9 +20,10 @@ const DELIVERY_BYTES: u64 = 4 << 20;
 impl Driver {
     /// Everybody who takes messages now; streams first, then calls.
     pub(super) fn demands(&self) -> Vec<Demand> {
+        let is_paused = self.is_paused();
         let streams = self.consumers.iter().map(|consumer| {
             let (messages, bytes) = consumer.credit.now().unwrap_or((0, 0));
-            let wants = consumer.wants();
+            let wants = !is_paused && consumer.wants();
             Demand {
                 consumer: consumer.id,
                 messages: if wants { messages } else { 0 },
@@ -32,7 +33,7 @@ impl Driver {
         });
         let calls = self.calls.iter().map(|call| Demand {
             consumer: super::new_consumer(),
-            messages: call.messages,
+            messages: if is_paused { 0 } else { call.messages },
             bytes: call.bytes,
             got: Vec::new(),
         });

@@ -10,10 +10,22 @@ use std::{
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::{Delivery, Request, Settled, lane::Lane, verdicts::Wish};
+use super::{
+    Delivery, Request, Settled,
+    face::{Face, Holder},
+    lane::Lane,
+    steer::Steered,
+    verdicts::Wish,
+};
 use crate::{
-    clock::Steady, error::Refusal, lanes::Credit, limits, metadata::groups::Group,
-    queue::policy::Policy, services::Services, topics::LiveTopic,
+    clock::{self, Steady},
+    error::Refusal,
+    lanes::Credit,
+    limits,
+    metadata::groups::Group,
+    queue::{policy::Policy, schedule::Rules},
+    services::Services,
+    topics::LiveTopic,
 };
 
 /// How long a group with nothing to do stays at hand.
@@ -33,6 +45,7 @@ pub(super) struct Call {
     pub(super) messages: u64,
     pub(super) bytes: u64,
     pub(super) until: Instant,
+    pub(super) holder: Holder,
     /// It was looked for once after the time.
     pub(super) is_late: bool,
     pub(super) answer: oneshot::Sender<Result<Vec<Delivery>, Refusal>>,
@@ -54,6 +67,8 @@ pub(super) struct Driver {
     pub(super) consumers: Vec<Consumer>,
     pub(super) calls: Vec<Call>,
     pub(super) settling: Vec<Settling>,
+    pub(super) steering: Vec<Steered>,
+    pub(super) face: Arc<Face>,
     pub(super) clock: Steady,
     /// Who is asked first, so that nobody is always the last.
     pub(super) turn: usize,
@@ -70,7 +85,7 @@ impl Driver {
         group: Group,
         live: Arc<LiveTopic>,
         inbox: mpsc::Receiver<Request>,
-        wake: Arc<Notify>,
+        (wake, face): (Arc<Notify>, Arc<Face>),
     ) -> Driver {
         let topics = services.topics.changes();
         let mut driver = Driver {
@@ -82,6 +97,8 @@ impl Driver {
             consumers: Vec::new(),
             calls: Vec::new(),
             settling: Vec::new(),
+            steering: Vec::new(),
+            face,
             clock: Steady::not_before(0),
             turn: 0,
             inbox,
@@ -116,6 +133,7 @@ impl Driver {
                 self.handle(request);
             }
             self.answer_late_calls();
+            self.steer().await;
             if self.over.is_none() && self.round().await {
                 tokio::task::yield_now().await;
                 continue;
@@ -158,7 +176,7 @@ impl Driver {
     /// How long nothing happens by itself.
     fn pause(&mut self) -> Duration {
         let now_ms = self.clock.now_ms();
-        let mut pause = LONGEST;
+        let mut pause = self.paused_for().unwrap_or(LONGEST).min(LONGEST);
         let wanted = self.has_demand();
         for lane in &mut self.lanes {
             if let Some(left) = lane.copies_rest_ms() {
@@ -168,7 +186,11 @@ impl Driver {
                 pause = pause.min(Duration::from_millis(left));
                 continue;
             }
-            let due = lane.with(&self.policy, |_, schedule| schedule.next_due_ms());
+            let due = lane.with(&self.policy, |_, schedule| {
+                // What is due waits for demand, and not for a time.
+                schedule.wake(now_ms);
+                schedule.next_due_ms()
+            });
             let rate = self.policy.rate_per_s;
             let limited = wanted && lane.bucket.available(now_ms, rate) == 0;
             let next = limited.then(|| lane.bucket.next_ms(now_ms, rate));
@@ -184,7 +206,21 @@ impl Driver {
         pause
     }
 
+    /// How long nobody gets anything, if the group is paused.
+    fn paused_for(&self) -> Option<Duration> {
+        let left = self.group.paused_until_ms.saturating_sub(clock::now_ms());
+        let left = u64::try_from(left).ok().filter(|left| *left > 0);
+        left.map(Duration::from_millis)
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused_for().is_some()
+    }
+
     pub(super) fn has_demand(&self) -> bool {
+        if self.is_paused() {
+            return false;
+        }
         !self.calls.is_empty() || self.consumers.iter().any(Consumer::wants)
     }
 
@@ -238,6 +274,7 @@ impl Driver {
         self.over = Some(why.clone());
         // The end of its deliveries tells a stream.
         self.consumers.clear();
+        self.face.clear();
         for call in self.calls.drain(..) {
             let _ = call.answer.send(Err(why.clone()));
         }
@@ -245,18 +282,23 @@ impl Driver {
             let results = settling.wishes.iter().map(|_| Err(why.clone()));
             let _ = settling.answer.send(results.collect());
         }
+        for steered in self.steering.drain(..) {
+            let _ = steered.answer.send(Err(why.clone()));
+        }
     }
 
     fn handle(&mut self, request: Request) {
         match request {
             Request::Open {
                 consumer,
+                holder,
                 credit,
                 deliveries,
             } => {
                 let full = self.consumers.len() >= limits::MAX_MEMBERS;
                 if self.over.is_none() && !full {
                     let id = consumer;
+                    self.face.joined(id, holder);
                     self.consumers.push(Consumer {
                         id,
                         credit,
@@ -268,6 +310,7 @@ impl Driver {
                 messages,
                 bytes,
                 until,
+                holder,
                 answer,
             } => {
                 if let Some(why) = &self.over {
@@ -277,6 +320,7 @@ impl Driver {
                     messages,
                     bytes,
                     until,
+                    holder,
                     is_late: false,
                     answer,
                 });
@@ -292,11 +336,17 @@ impl Driver {
                 let known = self.consumers.len();
                 self.consumers.retain(|known| known.id != consumer);
                 if self.consumers.len() < known {
+                    self.face.left(consumer);
                     for lane in &mut self.lanes {
                         lane.gone.push((consumer, closed));
                     }
                 }
             }
+            Request::CountDelayed { answer } => drop(answer.send(self.count_delayed())),
+            Request::Steer { what, answer } => match &self.over {
+                Some(why) => drop(answer.send(Err(why.clone()))),
+                None => self.steering.push(Steered { what, answer }),
+            },
             Request::Reconfigure => self.reconfigure(),
             Request::Close { answer } => drop(answer.send(self.close())),
             Request::Reopen => self.over = None,
@@ -305,10 +355,22 @@ impl Driver {
 
     fn reconfigure(&mut self) {
         if let Some(group) = self.services.group_by_id(&self.group) {
-            self.policy = policy_of(&group);
+            let policy = policy_of(&group);
+            // A schedule is built from a scan of the log: not for nothing.
+            let same_order = Rules::from(&policy) == Rules::from(&self.policy);
+            if !same_order || policy.filter != self.policy.filter {
+                self.lanes.iter_mut().for_each(Lane::reschedule);
+            }
+            self.policy = policy;
             self.group = group;
-            self.lanes.iter_mut().for_each(Lane::reschedule);
         }
+    }
+
+    fn count_delayed(&mut self) -> Vec<u64> {
+        let (policy, now_ms) = (&self.policy, self.clock.now_ms());
+        let lanes = self.lanes.iter_mut();
+        let delayed = lanes.map(|lane| lane.with(policy, |_, schedule| schedule.delayed(now_ms)));
+        delayed.map(Option::unwrap_or_default).collect()
     }
 
     fn close(&mut self) -> Result<(), Refusal> {

@@ -2,7 +2,11 @@
 //!
 //! Whatever looks at the schedule follows all events before, under the lock of the state.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use aqueduct_proto::record::Record;
 use tokio::sync::Notify;
@@ -112,6 +116,15 @@ impl Lane {
                 events.iter().for_each(|event| schedule.follow(event));
             }
             Some(look(state, schedule))
+        })
+    }
+
+    /// Who holds messages here.
+    pub(super) fn holders(&self) -> HashSet<u64> {
+        self.partition.shared().with_queues(|queues| {
+            let held = queues.get(self.group_id).into_iter();
+            let held = held.flat_map(|state| state.held(0));
+            held.map(|held| held.lease.consumer).collect()
         })
     }
 

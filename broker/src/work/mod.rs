@@ -9,6 +9,7 @@
 //! - [`driver`]: a task for each group that has consumers, leases or dead letters on their way
 //! - [`lane`]: one partition of it
 //! - [`round`]: one round; [`choose`], [`plan`], [`outcome`]: its parts
+//! - [`steer`]: seeks, and parked keys that go on; [`face`]: who works; [`seeing`]: the rest to be seen
 //! - [`deaths`]: copies of dead letters to their topic, exactly once
 //!
 //! Promised: a message is delivered after its lease is durable and not before; what the driver
@@ -20,10 +21,13 @@ mod attributes;
 mod choose;
 mod deaths;
 mod driver;
+pub(crate) mod face;
 mod lane;
 mod outcome;
 mod plan;
 mod round;
+pub(crate) mod seeing;
+mod steer;
 mod verdicts;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
@@ -32,11 +36,20 @@ use aqueduct_proto::record::Record;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use self::driver::Driver;
 pub(crate) use self::verdicts::{Wanted, Wish};
+pub(crate) use self::{attributes::hash as key_hash, steer::Steering};
+use self::{
+    driver::Driver,
+    face::{Face, Holder},
+};
 use crate::{
-    error::Refusal, groups::admin::wrong_kind, lanes::Credit, limits, metadata::groups::Group,
-    queue::policy::Policy, services::Services,
+    error::Refusal,
+    groups::admin::{NewGroup, wrong_kind},
+    lanes::Credit,
+    limits,
+    metadata::groups::Group,
+    queue::policy::Policy,
+    services::Services,
 };
 
 /// Requests that may wait for a group's task.
@@ -67,6 +80,7 @@ pub(crate) enum Request {
     /// A stream begins to work.
     Open {
         consumer: u64,
+        holder: Holder,
         credit: Arc<Credit>,
         deliveries: mpsc::Sender<Vec<Delivery>>,
     },
@@ -75,6 +89,7 @@ pub(crate) enum Request {
         messages: u64,
         bytes: u64,
         until: Instant,
+        holder: Holder,
         answer: oneshot::Sender<Result<Vec<Delivery>, Refusal>>,
     },
     Settle {
@@ -83,6 +98,13 @@ pub(crate) enum Request {
     },
     /// A stream is gone; `closed`: in order.
     Gone { consumer: u64, closed: bool },
+    /// How many messages wait for a time, by partition, as far as the scan has come.
+    CountDelayed { answer: oneshot::Sender<Vec<u64>> },
+    /// The queue is to be moved, or keys are to go on.
+    Steer {
+        what: Steering,
+        answer: oneshot::Sender<Result<(), Refusal>>,
+    },
     /// The group's policy has changed.
     Reconfigure,
     /// Nobody works from now on; refused while there are consumers.
@@ -96,6 +118,7 @@ pub(crate) enum Request {
 struct Active {
     sender: mpsc::Sender<Request>,
     wake: Arc<Notify>,
+    face: Arc<Face>,
 }
 
 /// The queue groups that have a task.
@@ -228,12 +251,28 @@ impl Services {
         let (sender, inbox) = mpsc::channel(INBOX);
         let wake = Arc::new(Notify::new());
         let id = group.id;
-        let driver = Driver::new(self.clone(), group, live, inbox, wake.clone());
+        let face = Arc::new(Face::default());
+        let shown = (wake.clone(), face.clone());
+        let driver = Driver::new(self.clone(), group, live, inbox, shown);
         self.groups.shards.of(id).spawn(driver.run());
         let handle = sender.clone();
         let waker = wake.clone();
-        active.insert(id, Active { sender, wake });
+        active.insert(id, Active { sender, wake, face });
         Ok((handle, waker))
+    }
+
+    /// The group; where the node makes queue groups by itself, made on first use.
+    async fn queue_group(&self, topic: &str, group: &str) -> Result<Group, Refusal> {
+        if !self.groups.auto_create_queues {
+            return self.group(topic, group);
+        }
+        let new = NewGroup {
+            topic: topic.to_owned(),
+            name: group.to_owned(),
+            queue: Some(Policy::default()),
+            ..NewGroup::default()
+        };
+        Ok(self.group_or_new(new).await?.0)
     }
 
     /// A stream begins to work.
@@ -242,10 +281,10 @@ impl Services {
     /// If there is no such queue group.
     pub(crate) async fn work(
         self: &Arc<Self>,
-        topic: &str,
-        group: &str,
+        (topic, group): (&str, &str),
+        holder: Holder,
     ) -> Result<Worker, Refusal> {
-        let group = self.group(topic, group)?;
+        let group = self.queue_group(topic, group).await?;
         let lease_ms = group.queue.as_ref().map_or(0, |q| Policy::from(q).lease_ms);
         let (driver, wake) = self.driver(&group)?;
         let credit = Arc::new(Credit::new(0, 0));
@@ -253,6 +292,7 @@ impl Services {
         let consumer = new_consumer();
         let open = Request::Open {
             consumer,
+            holder,
             credit: credit.clone(),
             deliveries: sender,
         };
@@ -279,14 +319,16 @@ impl Services {
         (topic, group): (&str, &str),
         (messages, bytes): (u64, u64),
         until: Instant,
+        holder: Holder,
     ) -> Result<Vec<Delivery>, Refusal> {
-        let group = self.group(topic, group)?;
+        let group = self.queue_group(topic, group).await?;
         let (driver, _) = self.driver(&group)?;
         let (answer, answered) = oneshot::channel();
         let request = Request::Lease {
             messages,
             bytes,
             until,
+            holder,
             answer,
         };
         driver.send(request).await.map_err(|_| stopped())?;

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::{
     Settled,
     driver::Driver,
-    lane::size_of_record,
+    lane::{Lane, size_of_record},
     outcome::Waiting,
     plan::{Choice, Demand, Docket, Part, Results, Wishes, plan},
     verdicts::Wish,
@@ -187,7 +187,12 @@ impl Driver {
                         self.calls.push(call);
                         true
                     }
-                    Some(call) => call.answer.send(Ok(demand.got)).is_ok(),
+                    Some(call) => {
+                        let lanes = &self.lanes;
+                        let holding = || lanes.iter().flat_map(Lane::holders).collect();
+                        self.face.holds(demand.consumer, call.holder, holding);
+                        call.answer.send(Ok(demand.got)).is_ok()
+                    }
                     None => false,
                 },
             };

@@ -252,6 +252,21 @@ impl GroupUpdate {
         self.touch("labels")
     }
 
+    /// Changes only these fields of a queue group's policy, named as in the API (`lease`,
+    /// `max_attempts`, …).
+    #[must_use]
+    pub fn queue_fields<'a>(
+        mut self,
+        policy: QueuePolicy,
+        fields: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        self.group.queue = Some(policy);
+        let fields = fields.into_iter();
+        fields.fold(self, |update, field| {
+            update.touch(&format!("queue.{field}"))
+        })
+    }
+
     /// Change only if the group's etag is still this one; else [`Error::Conflict`](crate::Error::Conflict).
     #[must_use]
     pub fn etag(mut self, etag: impl Into<String>) -> Self {

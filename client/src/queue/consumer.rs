@@ -60,7 +60,11 @@ impl QueueConsumerBuilder {
     pub(crate) fn new(client: Client, topic: String, group: String) -> Self {
         Self {
             client,
-            open: v1::WorkOpen { topic, group },
+            open: v1::WorkOpen {
+                topic,
+                group,
+                client_id: String::new(),
+            },
             terms: Terms {
                 messages: 100,
                 bytes: 8 << 20,
@@ -70,6 +74,12 @@ impl QueueConsumerBuilder {
             retry_timeout: Duration::from_secs(60),
             listener: None,
         }
+    }
+
+    /// What people see of this consumer beside what it holds; at most 249 bytes.
+    pub fn client_id(mut self, id: impl Into<String>) -> Self {
+        self.open.client_id = id.into();
+        self
     }
 
     /// Messages that may be held without a verdict, those included that wait to be taken.

@@ -83,6 +83,7 @@ impl Queue {
             max_messages,
             max_bytes: 0,
             wait: Some(duration_to_proto(wait)),
+            client_id: String::new(),
         };
         let mut queues = self.queues();
         let patience = self.client.request_timeout() + wait;

@@ -186,6 +186,7 @@ impl Session {
         let open = WorkOpen {
             topic: place.topic.clone(),
             group: place.group.clone(),
+            ..WorkOpen::default()
         };
         let kind = Some(work_request::Kind::Open(open));
         requests.try_send(WorkRequest { kind }).unwrap();
@@ -324,6 +325,7 @@ pub async fn lease(
         max_messages: messages,
         max_bytes: 0,
         wait: wait.try_into().ok(),
+        ..LeaseRequest::default()
     };
     let asked = history.now();
     let answer = line.api.queues.clone().lease(request).await?.into_inner();
