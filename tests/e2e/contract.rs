@@ -34,6 +34,8 @@ const COMMANDS: &[&str] = &[
     "group seek",
     "group pause",
     "group resume",
+    "group inflight",
+    "group unpark",
     "group rm",
     "lag",
     "status",

@@ -8,6 +8,7 @@
 mod access_log;
 mod cli;
 mod cli_groups;
+mod cli_queues;
 mod cli_tools;
 mod client;
 mod config;
@@ -43,6 +44,7 @@ mod scrape;
 mod server;
 mod shell_worker;
 mod slow_grpc;
+mod steering;
 mod tools_contract;
 mod topics;
 mod traces;

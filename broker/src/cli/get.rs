@@ -1,12 +1,15 @@
-//! `aqueduct get`: one message.
+//! `aqueduct get`: one message, and where it stands with each group.
 
 use std::process::ExitCode;
 
-use aqueduct_client::Record;
+use aqueduct_client::{Record, Standing};
 use clap::ValueEnum;
+use serde_json::Value;
 
 use super::{
-    ClientArgs, output, records,
+    ClientArgs, output,
+    queue_output::{standing_json, standing_text},
+    records,
     values::{self, show_time},
 };
 
@@ -44,11 +47,23 @@ pub(super) async fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
     let client = args.client.connect().await?;
     let (partition, offset) = args.place;
     let record = client.get_message(&args.topic, partition, offset).await?;
+    let standings = match args.output {
+        RecordFormat::Raw => Vec::new(),
+        _ => {
+            let groups = client.groups();
+            groups.standings(&args.topic, partition, offset).await?
+        }
+    };
     let mut buffer = Vec::new();
     match args.output {
-        RecordFormat::Table => write_page(&mut buffer, &args.topic, &record),
+        RecordFormat::Table => write_page(&mut buffer, &args.topic, &record, &standings),
         RecordFormat::Json => {
             records::write_json(&mut buffer, &args.topic, &record);
+            // Behind what every record has.
+            buffer.pop();
+            let standings: Vec<Value> = standings.iter().map(standing_json).collect();
+            let groups = format!(",\"groups\":{}}}", Value::from(standings));
+            buffer.extend_from_slice(groups.as_bytes());
             buffer.push(b'\n');
         }
         RecordFormat::Raw => buffer.extend_from_slice(record.value.as_deref().unwrap_or_default()),
@@ -57,7 +72,7 @@ pub(super) async fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_page(buffer: &mut Vec<u8>, topic: &str, record: &Record) {
+fn write_page(buffer: &mut Vec<u8>, topic: &str, record: &Record, standings: &[Standing]) {
     let mut line = |name: &str, value: &[u8]| {
         buffer.extend_from_slice(format!("{name:<10} ").as_bytes());
         buffer.extend_from_slice(value);
@@ -74,6 +89,9 @@ fn write_page(buffer: &mut Vec<u8>, topic: &str, record: &Record) {
             "header",
             format!("{}={value}", header.name_str()).as_bytes(),
         );
+    }
+    for standing in standings {
+        line("group", standing_text(standing).as_bytes());
     }
     line("value", record.value.as_deref().unwrap_or(b"(none)"));
 }

@@ -10,9 +10,14 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     ClientArgs, OutputArgs, group_output as show,
+    group_queue::QueueFlags,
     output::Failure,
+    queue_output,
     values::{self, GroupName},
 };
+
+/// Messages in flight that a description shows.
+const IN_FLIGHT_SHOWN: usize = 20;
 
 /// Arguments of `aqueduct group`.
 #[derive(Debug, Args)]
@@ -29,7 +34,8 @@ enum GroupCommand {
     Create(CreateArgs),
     /// Show a group, its members, and where it is in each partition
     Describe(DescribeArgs),
-    /// Change a group
+    /// Change a group: what is not named stays
+    #[command(visible_alias = "update")]
     Alter(AlterArgs),
     /// Move positions, also while members consume
     Seek(SeekArgs),
@@ -37,6 +43,10 @@ enum GroupCommand {
     Pause(PauseArgs),
     /// Deliver again
     Resume(ResumeArgs),
+    /// List the messages of a queue group that somebody holds
+    Inflight(InflightArgs),
+    /// Hand out messages of parked keys again
+    Unpark(UnparkArgs),
     /// Delete a group with its positions; refused while it has members
     Rm(RemoveArgs),
 }
@@ -107,8 +117,13 @@ struct CreateArgs {
     /// Succeed if the group exists, and leave it as it is
     #[arg(long)]
     if_not_exists: bool,
+    /// A queue group: messages are leased one by one, and retried until they are done
+    #[arg(long)]
+    queue: bool,
     #[command(flatten)]
     change: Change,
+    #[command(flatten)]
+    policy: QueueFlags,
 }
 
 #[derive(Debug, Args)]
@@ -132,6 +147,8 @@ struct AlterArgs {
     etag: Option<String>,
     #[command(flatten)]
     change: Change,
+    #[command(flatten)]
+    policy: QueueFlags,
 }
 
 #[derive(Debug, Args)]
@@ -177,6 +194,30 @@ struct ResumeArgs {
 }
 
 #[derive(Debug, Args)]
+struct InflightArgs {
+    /// The group
+    #[arg(value_name = "TOPIC/GROUP", value_parser = values::group)]
+    group: GroupName,
+    /// At most so many
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1_000)]
+    limit: usize,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct UnparkArgs {
+    /// The key
+    #[arg(short, long, required_unless_present = "all")]
+    key: Option<String>,
+    /// All parked keys
+    #[arg(long, conflicts_with = "key")]
+    all: bool,
+    #[command(flatten)]
+    change: Change,
+}
+
+#[derive(Debug, Args)]
 struct RemoveArgs {
     /// Do not ask
     #[arg(short, long)]
@@ -206,6 +247,8 @@ pub(super) async fn run(args: GroupArgs) -> anyhow::Result<ExitCode> {
         GroupCommand::Seek(args) => seek(args).await?,
         GroupCommand::Pause(args) => pause(args).await?,
         GroupCommand::Resume(args) => resume(&args.change).await?,
+        GroupCommand::Inflight(args) => in_flight(args).await?,
+        GroupCommand::Unpark(args) => unpark(args).await?,
         GroupCommand::Rm(args) => remove(args).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -228,6 +271,15 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
     for (name, value) in &args.settings.label {
         new = new.label(name, value);
     }
+    let (policy, fields) = args.policy.policy();
+    match (args.queue, fields.first()) {
+        (true, _) => new = new.queue(policy),
+        (false, None) => {}
+        (false, Some(field)) => {
+            let why = format!("{field} is for queue groups");
+            return Err(Failure::usage(why).hint("--queue makes it one").into());
+        }
+    }
     let groups = change.common.client.connect().await?.groups();
     let (group, done) = match groups.create(new).await {
         Ok(group) => (group, change.done("create", "created")),
@@ -242,8 +294,17 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
 async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
     let groups = args.common.client.connect().await?.groups();
     let GroupName { topic, name } = &args.group;
+    let group = groups.get(topic, name).await?;
+    let queue = match group.queue {
+        None => None,
+        Some(_) => Some((
+            groups.describe_queue(topic, name).await?,
+            groups.in_flight(topic, name, IN_FLIGHT_SHOWN).await?,
+        )),
+    };
     let described = show::Described {
-        group: groups.get(topic, name).await?,
+        group,
+        queue,
         members: groups.members(topic, name).await?,
         lag: groups.lag(topic, name).await?,
     };
@@ -269,6 +330,10 @@ async fn alter(args: AlterArgs) -> anyhow::Result<()> {
     }
     for (label, value) in &args.settings.label {
         update = update.label(label, value);
+    }
+    let (policy, fields) = args.policy.policy();
+    if !fields.is_empty() {
+        update = update.queue_fields(policy, fields);
     }
     let group = groups.update(update).await?;
     change.report(&change.done("change", "changed"), &group)
@@ -322,6 +387,24 @@ async fn resume(change: &Change) -> anyhow::Result<()> {
     let groups = change.common.client.connect().await?.groups();
     let group = groups.resume_if(topic, name, change.dry_run).await?;
     change.report(&change.done("resume", "resumed"), &group)
+}
+
+async fn in_flight(args: InflightArgs) -> anyhow::Result<()> {
+    let groups = args.common.client.connect().await?.groups();
+    let GroupName { topic, name } = &args.group;
+    let held = groups.in_flight(topic, name, args.limit).await?;
+    Ok(queue_output::in_flight(args.common.output.output, &held)?)
+}
+
+async fn unpark(args: UnparkArgs) -> anyhow::Result<()> {
+    let change = &args.change;
+    let GroupName { topic, name } = &change.group;
+    let groups = change.common.client.connect().await?.groups();
+    let key = args.key.map(Into::into);
+    let unparked = groups.unpark(topic, name, key, change.dry_run).await?;
+    let format = change.common.output.output;
+    let done = change.done("unpark", "unparked");
+    Ok(show::unparked(format, &done, unparked)?)
 }
 
 async fn remove(args: RemoveArgs) -> anyhow::Result<()> {

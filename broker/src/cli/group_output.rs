@@ -3,18 +3,22 @@
 use std::io;
 
 use aqueduct_client::{
-    Group, GroupLag, GroupState, Member, PartitionLag, SoughtPartition, StartPolicy,
+    Group, GroupLag, GroupState, InFlight, Member, PartitionLag, QueueDescription, SoughtPartition,
+    StartPolicy,
 };
 use serde_json::{Map, Value, json};
 
 use super::{
     output::{self, Format},
+    queue_output::{add_description, description_text, policy_facts, policy_json},
     values::{GroupName, show_duration, show_time},
 };
 
 /// Everything about one group.
 pub(super) struct Described {
     pub(super) group: Group,
+    /// Of a queue group, and some of its messages in flight.
+    pub(super) queue: Option<(QueueDescription, Vec<InFlight>)>,
     pub(super) members: Vec<Member>,
     pub(super) lag: GroupLag,
 }
@@ -33,6 +37,7 @@ pub(super) fn group_json(group: &Group) -> Value {
         "topic": group.topic,
         "name": group.name,
         "id": group.id,
+        "kind": kind(group),
         "state": state(group.state),
         "members": group.members,
         "start": group.start.map(policy),
@@ -43,7 +48,23 @@ pub(super) fn group_json(group: &Group) -> Value {
         "create_time": show_time(group.create_time_ms),
         "update_time": show_time(group.update_time_ms),
         "etag": group.etag,
+        "queue": group.queue.as_ref().map(policy_json),
     })
+}
+
+fn kind(group: &Group) -> &'static str {
+    match group.queue {
+        Some(_) => "queue",
+        None => "stream",
+    }
+}
+
+/// Says how many keys go on.
+pub(super) fn unparked(format: Format, done: &str, keys: u64) -> io::Result<()> {
+    match format {
+        Format::Table => output::print(format!("{done} {keys} keys\n")),
+        _ => output::print_json(&json!({ "unparked": keys })),
+    }
 }
 
 /// The word for what a group is doing.
@@ -70,11 +91,14 @@ pub(super) fn groups(format: Format, groups: &[Group]) -> io::Result<()> {
     if format != Format::Table {
         return output::print_list(format, groups.iter().map(group_json).collect());
     }
-    let mut table = output::table(&["TOPIC", "GROUP", "STATE", "MEMBERS", "START", "LABELS"]);
+    let mut table = output::table(&[
+        "TOPIC", "GROUP", "KIND", "STATE", "MEMBERS", "START", "LABELS",
+    ]);
     for group in groups {
         table.add_row([
             group.topic.clone(),
             group.name.clone(),
+            kind(group).to_owned(),
             state(group.state).to_owned(),
             group.members.to_string(),
             group.start.map(policy).unwrap_or_default().to_owned(),
@@ -106,6 +130,7 @@ pub(super) fn report(format: Format, done: &str, group: &Group) -> io::Result<()
 pub(super) fn description(format: Format, described: &Described) -> io::Result<()> {
     let Described {
         group,
+        queue,
         members,
         lag,
     } = described;
@@ -115,10 +140,15 @@ pub(super) fn description(format: Format, described: &Described) -> io::Result<(
         whole["lag_seconds"] = json!(lag.seconds);
         whole["member_list"] = members.iter().map(member_json).collect();
         whole["partition_list"] = lag.partitions.iter().map(partition_json).collect();
+        if let Some((queue, held)) = queue {
+            add_description(&mut whole, queue, held);
+        }
         return output::print_json(&whole);
     }
+    let queued = group.queue.as_ref().map(policy_facts).unwrap_or_default();
     let facts = [
         ("group", format!("{}/{}", group.topic, group.name)),
+        ("kind", kind(group).to_owned()),
         ("id", group.id.to_string()),
         ("state", state(group.state).to_owned()),
         (
@@ -146,12 +176,18 @@ pub(super) fn description(format: Format, described: &Described) -> io::Result<(
             format!("{} messages, {} s", lag.messages, show_seconds(lag.seconds)),
         ),
     ];
-    let lines = facts.iter().filter(|(_, value)| !value.is_empty());
+    let lines = facts
+        .iter()
+        .chain(&queued)
+        .filter(|(_, value)| !value.is_empty());
     let lines = lines.map(|(name, value)| format!("{name:<15} {value}\n"));
     output::print(lines.collect::<String>() + "\n")?;
     if !members.is_empty() {
         output::print_table(&members_table(members))?;
         output::print("\n")?;
+    }
+    if let Some((queue, held)) = queue {
+        return output::print(description_text(queue, held));
     }
     output::print_table(&partitions_table(&lag.partitions))
 }

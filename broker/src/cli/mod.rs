@@ -33,7 +33,9 @@ mod topic_output;
 
 mod group;
 mod group_output;
+mod group_queue;
 mod lag;
+mod queue_output;
 
 mod log;
 mod log_walk;

@@ -66,6 +66,7 @@ pub(super) fn dev(mut args: DevArgs) -> anyhow::Result<ExitCode> {
     let mut layers = Layers::default();
     layers.preset("auto_create_topics", "true", DEV);
     layers.preset("auto_create_partitions", "6", DEV);
+    layers.preset("auto_create_queues", "true", DEV);
     if let Some(partitions) = args.partitions {
         let count = partitions.to_string();
         args.settings.add("auto_create_partitions", count);
