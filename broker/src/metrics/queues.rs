@@ -7,8 +7,11 @@ use crate::{
     queue::{command::Reason, state::Counters, view::Counts},
 };
 
-/// Name and value of each state that is worth watching; what is done only grows.
-const STATES: [(&str, fn(&Counts) -> u64); 4] = [
+/// Name and value of a state.
+type State = (&'static str, fn(&Counts) -> u64);
+
+/// Those that are worth watching; what is done only grows.
+const STATES: [State; 4] = [
     ("delayed", |counts| counts.delayed),
     ("ready", |counts| counts.ready),
     ("leased", |counts| counts.leased),

@@ -44,6 +44,9 @@ pub(crate) struct HeldBy {
     pub(crate) last_error: String,
 }
 
+/// Some leased messages, and where to go on if there are more.
+pub(crate) type Page = (Vec<HeldBy>, Option<(u32, u64)>);
+
 /// Where a message stands with a group.
 #[derive(Debug, Clone)]
 pub(crate) struct StandingWith {
@@ -100,7 +103,7 @@ impl Services {
         group: &Group,
         (first, mut offset): (u32, u64),
         max: usize,
-    ) -> Result<(Vec<HeldBy>, Option<(u32, u64)>), Refusal> {
+    ) -> Result<Page, Refusal> {
         let live = self.topics.get(&group.topic)?;
         let face = self.work.face(group.id);
         let mut found = Vec::new();
