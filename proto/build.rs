@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "groups",
         "consumer",
         "queues",
+        "schedules",
         "ops",
     ]
     .map(|name| format!("aqueduct/v1/{name}.proto"));
@@ -35,6 +36,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".")
         .codec_path("crate::codec::BoundedCodec")
         .compile_well_known_types(false)
+        // Few messages have them, and millions a second do not.
+        .boxed(".aqueduct.v1.Message.delay")
+        .boxed(".aqueduct.v1.Message.deliver_at")
+        .boxed(".aqueduct.v1.Message.ttl")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -66,6 +66,20 @@ pub enum Refusal {
     ProducerNotFound { name: String },
     #[error("producer id {producer_id} was not given out by this broker: ask for one")]
     ProducerUnknown { producer_id: i64 },
+    #[error(
+        "the message at offset {offset} of partition {partition} does not wait for a delay (any more)"
+    )]
+    NotDelayed { partition: u32, offset: u64 },
+    #[error("schedule \"{name}\" does not exist")]
+    ScheduleNotFound { name: String },
+    #[error("schedule \"{name}\" exists already")]
+    ScheduleExists { name: String },
+    #[error("schedule \"{name}\" has changed since: its etag is {actual}, not {expected}")]
+    ScheduleChanged {
+        name: String,
+        expected: u64,
+        actual: u64,
+    },
     #[error("no message at offset {offset} of partition {partition}")]
     MessageNotFound { partition: u32, offset: u64 },
     #[error("{field}: {why}")]
@@ -248,6 +262,10 @@ impl Refusal {
             Refusal::ProducerNotFound { .. } => (Code::NotFound, "PRODUCER_NOT_FOUND"),
             Refusal::ProducerUnknown { .. } => (Code::FailedPrecondition, "PRODUCER_UNKNOWN"),
             Refusal::MessageNotFound { .. } => (Code::NotFound, "MESSAGE_NOT_FOUND"),
+            Refusal::NotDelayed { .. } => (Code::FailedPrecondition, "NOT_DELAYED"),
+            Refusal::ScheduleNotFound { .. } => (Code::NotFound, "SCHEDULE_NOT_FOUND"),
+            Refusal::ScheduleExists { .. } => (Code::AlreadyExists, "SCHEDULE_EXISTS"),
+            Refusal::ScheduleChanged { .. } => (Code::Aborted, "ETAG_MISMATCH"),
             Refusal::TopicExists { .. } => (Code::AlreadyExists, "TOPIC_EXISTS"),
             Refusal::Invalid { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT"),
             Refusal::TooLarge { .. } => (Code::InvalidArgument, "MESSAGE_TOO_LARGE"),
@@ -311,7 +329,20 @@ impl Refusal {
             Refusal::ProducerUnknown { producer_id } => {
                 vec![("producer_id", producer_id.to_string())]
             }
-            Refusal::MessageNotFound { partition, offset } => {
+            Refusal::ScheduleNotFound { name } | Refusal::ScheduleExists { name } => {
+                vec![("schedule", name.clone())]
+            }
+            Refusal::ScheduleChanged {
+                name,
+                expected,
+                actual,
+            } => vec![
+                ("schedule", name.clone()),
+                ("expected", expected.to_string()),
+                ("actual", actual.to_string()),
+            ],
+            Refusal::NotDelayed { partition, offset }
+            | Refusal::MessageNotFound { partition, offset } => {
                 vec![
                     ("partition", partition.to_string()),
                     ("offset", offset.to_string()),

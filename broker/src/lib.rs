@@ -36,6 +36,7 @@ mod queue;
 mod raft;
 mod reading;
 mod retention;
+mod schedules;
 mod services;
 mod shards;
 mod slips;

@@ -22,6 +22,20 @@ pub const MAX_HEADERS: usize = 1_000;
 pub const MAX_HEADERS_PER_REQUEST: usize = 1_000_000;
 /// Length of a dedup id, bytes.
 pub const MAX_DEDUP_ID_BYTES: usize = 256;
+/// Longest delay of a message.
+pub const MAX_DELAY: Duration = Duration::from_secs(3_650 * 86_400);
+/// Longest time to live of a message; the shortest is a millisecond.
+pub const MAX_TTL: Duration = Duration::from_secs(3_650 * 86_400);
+/// Greatest priority of a message; the least is 0.
+pub const MAX_PRIORITY: u8 = 9;
+/// Schedules of the whole node.
+pub const MAX_SCHEDULES: usize = 1_000;
+/// Size of a schedule's message, bytes.
+pub const MAX_SCHEDULE_MESSAGE_BYTES: usize = 64 << 10;
+/// Shortest interval of a schedule.
+pub const MIN_SCHEDULE_INTERVAL: Duration = Duration::from_secs(1);
+/// Missed firings that a schedule makes up for at most.
+pub const MAX_CATCH_UP: u32 = 1_000;
 /// Dedup ids remembered per partition; beyond, the oldest go before their window ends.
 pub const MAX_DEDUP_IDS: usize = 1_000_000;
 /// Bytes of dedup ids remembered per partition; as above.

@@ -8,12 +8,13 @@ use aqueduct_storage::{Log, Store, StoreOptions, disk::RealDisk};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
+    clock::Clock,
     config::{Config, ConfigError},
     groups::Groups,
     grpc, limits,
     listen::{self, Doors},
     metadata::{METADATA_GROUP, Metadata},
-    retention,
+    retention, schedules,
     services::Services,
     shards::Shards,
     telemetry::Tracing,
@@ -60,11 +61,16 @@ impl Node {
     /// # Errors
     /// Whatever stands in the way, with what to do about it.
     pub fn start(config: Config) -> Result<Node, StartError> {
+        Node::start_by(config, Clock::default())
+    }
+
+    /// The same with a clock of one's own.
+    pub(crate) fn start_by(config: Config, clock: Clock) -> Result<Node, StartError> {
         config.validate()?;
         let store = open_store(&config)?;
         check_journal(&store)?;
         let shards = Arc::new(Shards::start(config.threads)?);
-        let starting = start_on_shard(config, store.clone(), shards.clone());
+        let starting = start_on_shard(config, clock, store.clone(), shards.clone());
         let (answer, answered) = std::sync::mpsc::channel();
         shards.of(METADATA_GROUP).spawn(async move {
             // The receiver waits below until this is sent.
@@ -164,6 +170,7 @@ fn stop_at_once(error: &aqueduct_storage::Error) {
 
 async fn start_on_shard(
     config: Config,
+    clock: Clock,
     store: Store,
     shards: Arc<Shards>,
 ) -> Result<Node, StartError> {
@@ -172,7 +179,7 @@ async fn start_on_shard(
         .await
         .map_err(|source| StartError::Listen { listen, source })?;
     let address = listener.local_addr()?;
-    let metadata = Metadata::start(metadata_log(&store)?).await?;
+    let metadata = Metadata::start(metadata_log(&store)?, clock).await?;
     let topics = Topics::start(metadata.clone(), store.clone(), shards.clone(), &config).await?;
     let (drain, draining) = watch::channel(false);
     let services = Arc::new(Services::new(
@@ -188,6 +195,7 @@ async fn start_on_shard(
     let (service, health) = grpc::routes(services.clone())
         .await
         .map_err(io::Error::other)?;
+    tokio::spawn(schedules::run(services.clone()));
     tokio::spawn(retention::run(services.clone(), config.retention_interval));
     let tracing = match config.otlp_endpoint {
         Some(_) => Tracing::installed(),

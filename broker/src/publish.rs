@@ -4,6 +4,8 @@
 //! what is stored. In between lies only what concerns all partitions: limits of the topic, the
 //! choice of the partition, and the node's budget of bytes that wait for their sync.
 
+mod options;
+
 use std::{sync::Arc, time::Instant};
 
 use aqueduct_proto::{
@@ -12,11 +14,14 @@ use aqueduct_proto::{
     compression::Compression,
     partitioner,
     record::Header,
+    v1,
 };
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+pub(crate) use self::options::{Options, whole_ms};
 use crate::{
+    clock::Clock,
     error::Refusal,
     limits,
     metadata::state::TopicConfig,
@@ -31,10 +36,11 @@ const MESSAGE_COST: usize = 256;
 /// From this size on, compressed batches are unpacked where they hold up nobody, bytes.
 const UNPACK_ELSEWHERE: usize = 256 << 10;
 
-/// A message and, if the publisher insists, its partition.
+/// A message, its partition if the publisher insists, and what it asks of queues.
 pub(crate) struct Incoming {
     pub(crate) record: NewRecord,
     pub(crate) partition: Option<u32>,
+    pub(crate) options: Option<Box<Options>>,
 }
 
 /// Where a message's answer will be found.
@@ -135,7 +141,7 @@ impl Services {
     ) -> Result<PendingMessages, Refusal> {
         self.check_draining()?;
         let timer = self.timer();
-        let (mut slots, groups) = sort_out(live, messages);
+        let (mut slots, groups) = sort_out(live, &self.clock, messages);
         if expected_offset.is_some() {
             check_expectable(&slots, groups.len())?;
         }
@@ -174,6 +180,20 @@ impl Services {
             answer,
         };
         live.partition(group.partition)?.send(message).await
+    }
+
+    /// Whether a message may ask of queues what it asks.
+    ///
+    /// # Errors
+    /// As for the first message of a request.
+    pub(crate) fn check_options(&self, message: &v1::Message) -> Result<(), Refusal> {
+        let header = |header: &v1::Header| Header::new(header.name.clone(), header.value.clone());
+        let mut record = NewRecord {
+            headers: message.headers.iter().map(header).collect(),
+            ..NewRecord::default()
+        };
+        let options = Options::of(message);
+        options::take(0, options.as_ref(), &mut record, || self.clock.wall_ms())
     }
 
     /// Hands a batch that the client encoded to its partition; waits only for room.
@@ -258,13 +278,16 @@ fn too_large(what: String, bytes: usize, limit: u64) -> Refusal {
 }
 
 /// Checks each message and gathers what goes to the same partition.
-fn sort_out(live: &LiveTopic, messages: Vec<Incoming>) -> (Vec<Slot>, Vec<Group>) {
+fn sort_out(live: &LiveTopic, clock: &Clock, messages: Vec<Incoming>) -> (Vec<Slot>, Vec<Group>) {
     let config = live.topic.config;
     let mut keyless = None;
     let mut groups: Vec<Group> = Vec::new();
     let mut slots = Vec::with_capacity(messages.len());
     for (n, mut incoming) in messages.into_iter().enumerate() {
-        if let Err(refusal) = take_dedup_header(n, &mut incoming.record) {
+        let options = incoming.options.as_deref();
+        let taken = take_dedup_header(n, &mut incoming.record)
+            .and_then(|()| options::take(n, options, &mut incoming.record, || clock.wall_ms()));
+        if let Err(refusal) = taken {
             slots.push(Slot::Refused(incoming.partition.unwrap_or(0), refusal));
             continue;
         }

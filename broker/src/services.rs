@@ -7,12 +7,14 @@ use aqueduct_storage::Store;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
+    clock::Clock,
     error::Refusal,
     groups::Groups,
     metadata::{
         Metadata,
         state::{Change, Denied, Outcome, Producer},
     },
+    schedules::Schedules,
     stats::Stats,
     topics::Topics,
     work::Work,
@@ -29,6 +31,8 @@ pub(crate) struct Services {
     pub(crate) stats: Stats,
     pub(crate) groups: Groups,
     pub(crate) work: Work,
+    pub(crate) schedules: Schedules,
+    pub(crate) clock: Clock,
     /// Becomes true when the node drains: finish what is in flight, take nothing new.
     pub(crate) draining: watch::Receiver<bool>,
     budget: Arc<Semaphore>,
@@ -59,11 +63,13 @@ impl Services {
         let budget = Arc::new(Semaphore::new(budget_permits));
         Services {
             topics: Arc::new(topics),
+            clock: metadata.clock().clone(),
             metadata,
             store,
             stats: Stats::new(),
             groups,
             work: Work::default(),
+            schedules: Schedules::default(),
             draining,
             budget,
             budget_permits,

@@ -11,7 +11,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use tempfile::TempDir;
 
+pub use crate::clock::Hand;
 use crate::{
+    clock::Clock,
     config::Config,
     node::{Node, StartError},
 };
@@ -20,6 +22,7 @@ use crate::{
 pub struct Broker {
     node: Option<Node>,
     address: SocketAddr,
+    clock: Hand,
     _dir: TempDir,
 }
 
@@ -33,10 +36,12 @@ impl Broker {
         let mut config = Config::new(dir.path());
         config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         config.auto_create_topics = true;
-        let node = Node::start(config)?;
+        let (clock, hand) = Clock::by_hand();
+        let node = Node::start_by(config, clock)?;
         Ok(Broker {
             address: node.address(),
             node: Some(node),
+            clock: hand,
             _dir: dir,
         })
     }
@@ -44,6 +49,12 @@ impl Broker {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its clock: an hour of backoff, delay or time to live passes with
+    /// `broker.clock().advance(Duration::from_secs(3600))`.
+    pub fn clock(&self) -> &Hand {
+        &self.clock
     }
 }
 

@@ -189,9 +189,9 @@ impl Topics {
             .into_iter()
             .zip(running.len() as u32..)
             .map(|(log, number)| {
-                let (name, view) = (name.clone(), self.metadata.view().clone());
+                let (name, metadata) = (name.clone(), self.metadata.clone());
                 let id = log.id();
-                let start = Partition::start(name, number, topic.config, log, view);
+                let start = Partition::start(name, number, topic.config, log, metadata);
                 async move { self.shards.run(id, start).await }
             });
         let started: Vec<Partition> = futures::stream::iter(starts)

@@ -38,6 +38,7 @@ mod offsets;
 mod producer;
 mod queue;
 mod reader;
+mod schedules;
 mod stats;
 mod topics;
 mod worker;
@@ -65,10 +66,11 @@ pub use message::{Header, Message, Record};
 pub use offsets::{From, PartitionOffsets, Until};
 pub use producer::{Ack, Delivery, Producer, ProducerBuilder};
 pub use queue::{
-    Job, Lease, Queue, QueueConsumer, QueueConsumerBuilder, QueueEvent, Settlement, TraceParent,
-    Verdict,
+    Delayed, DelayedPage, Job, Lease, Queue, QueueConsumer, QueueConsumerBuilder, QueueEvent,
+    Settlement, TraceParent, Verdict,
 };
 pub use reader::{Event, RawBatches, Reader, ReaderBuilder};
+pub use schedules::{CatchUp, NewSchedule, Schedule, Schedules, When};
 pub use stats::Stats;
 pub use topics::{
     NewTopic, PartitionInfo, TimestampKind, Topic, TopicConfig, TopicUpdate, Trim, TrimmedPartition,

@@ -13,6 +13,13 @@ pub(crate) fn duration_from_proto(duration: prost_types::Duration) -> Duration {
     Duration::try_from(duration).unwrap_or_default()
 }
 
+pub(crate) fn time_to_proto(time_ms: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: time_ms.div_euclid(1_000),
+        nanos: i32::try_from(time_ms.rem_euclid(1_000)).unwrap_or(0) * 1_000_000,
+    }
+}
+
 pub(crate) fn time_from_proto(time: prost_types::Timestamp) -> i64 {
     time.seconds
         .saturating_mul(1000)

@@ -169,6 +169,16 @@ impl Target for GrpcMessage {
             timestamp_ms: Some(1),
             dedup_id: "id".to_owned(),
             partition: Some(3),
+            delay: Some(Box::new(prost_types::Duration {
+                seconds: 5,
+                nanos: 1,
+            })),
+            deliver_at: Some(Box::new(prost_types::Timestamp {
+                seconds: 5,
+                nanos: 1,
+            })),
+            ttl: Some(Box::default()),
+            priority: Some(7),
         };
         let publish = v1::PublishRequest {
             topic: "orders".to_owned(),

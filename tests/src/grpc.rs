@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use aqueduct_proto::v1::{
     CreateTopicRequest, Message, PublishResponse, Topic, consumer_client::ConsumerClient,
     groups_client::GroupsClient, ops_client::OpsClient, publisher_client::PublisherClient,
-    queues_client::QueuesClient, reader_client::ReaderClient, topics_client::TopicsClient,
+    queues_client::QueuesClient, reader_client::ReaderClient, schedules_client::SchedulesClient,
+    topics_client::TopicsClient,
 };
 use bytes::Bytes;
 use prost::Message as _;
@@ -32,6 +33,8 @@ pub struct Api {
     pub consumer: ConsumerClient<Channel>,
     /// Workers of queue groups.
     pub queues: QueuesClient<Channel>,
+    /// Schedules.
+    pub schedules: SchedulesClient<Channel>,
     /// The node.
     pub ops: OpsClient<Channel>,
 }
@@ -72,6 +75,7 @@ impl Api {
             groups: GroupsClient::new(channel.clone()),
             consumer: ConsumerClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             queues: QueuesClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
+            schedules: SchedulesClient::new(channel.clone()),
             ops: OpsClient::new(channel.clone()),
             channel,
         }

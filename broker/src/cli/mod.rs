@@ -31,11 +31,13 @@ mod records;
 mod topic;
 mod topic_output;
 
+mod delayed;
 mod group;
 mod group_output;
 mod group_queue;
 mod lag;
 mod queue_output;
+mod schedule;
 
 mod log;
 mod log_walk;
@@ -87,6 +89,10 @@ enum Command {
     Group(group::GroupArgs),
     /// Show how far groups are behind, in messages and in seconds
     Lag(lag::LagArgs),
+    /// List, look at, cancel and reschedule delayed messages of a queue group
+    Delayed(delayed::DelayedArgs),
+    /// Publish messages by cron, in intervals, or once
+    Schedule(schedule::ScheduleArgs),
     /// Print one message
     Get(get::GetArgs),
     /// Look at a broker: what it holds, what it uses, how fast its disk is
@@ -142,6 +148,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Sub(args) => block_on(subscribe::run(args)),
         Command::Group(args) => block_on(group::run(args)),
         Command::Lag(args) => block_on(lag::run(args)),
+        Command::Delayed(args) => block_on(delayed::run(args)),
+        Command::Schedule(args) => block_on(schedule::run(args)),
         Command::Get(args) => block_on(get::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),

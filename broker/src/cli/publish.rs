@@ -28,7 +28,7 @@ use super::{
     output::{self, Failure, Format, INTERRUPTED},
     publish_dry::{self, Plan},
     publish_flow::{AcksFile, Collector, Sender, Stop, Tally},
-    publish_input::{self, Dedup, Key, Rules, Shape, Source},
+    publish_input::{self, Asked, Dedup, Key, Rules, Shape, Source},
     values,
 };
 
@@ -65,6 +65,18 @@ pub(super) struct PublishArgs {
     /// Field of each JSON line that is its dedup id
     #[arg(long, value_name = "FIELD")]
     dedup_field: Option<String>,
+    /// Queue groups get the messages so long after they are stored, such as 5m
+    #[arg(long, value_name = "TIME", value_parser = values::duration, conflicts_with_all = ["deliver_at", "producer"])]
+    delay: Option<Duration>,
+    /// Queue groups get the messages at this time, such as 2026-12-01T08:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = values::deliver_at)]
+    deliver_at: Option<i64>,
+    /// Queue groups do not hand out the messages any more after this time, such as 1h
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    ttl: Option<Duration>,
+    /// Priority for queue groups, 0 to 9, the greater first
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
+    priority: Option<u8>,
     /// Name of this producer. Publishing the same input again under the same name goes on where
     /// the broker has it; nothing is stored twice
     #[arg(long, value_name = "NAME", value_parser = values::topic)]
@@ -208,6 +220,12 @@ fn input(args: &PublishArgs) -> Result<(Source, Rules), Failure> {
         key,
         headers: headers.collect(),
         partition: args.partition,
+        asked: Asked {
+            delay: args.delay,
+            deliver_at_ms: args.deliver_at,
+            ttl: args.ttl,
+            priority: args.priority,
+        },
         dedup,
     };
     let source = if args.values.is_empty() {

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -77,7 +78,35 @@ pub(super) struct Rules {
     pub(super) key: Key,
     pub(super) headers: Vec<(String, Bytes)>,
     pub(super) partition: Option<u32>,
+    pub(super) asked: Asked,
     pub(super) dedup: Dedup,
+}
+
+/// What every message asks of queue groups.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Asked {
+    pub(super) delay: Option<Duration>,
+    pub(super) deliver_at_ms: Option<i64>,
+    pub(super) ttl: Option<Duration>,
+    pub(super) priority: Option<u8>,
+}
+
+impl Asked {
+    fn of(&self, mut message: Message) -> Message {
+        if let Some(delay) = self.delay {
+            message = message.delay(delay);
+        }
+        if let Some(time_ms) = self.deliver_at_ms {
+            message = message.deliver_at_ms(time_ms);
+        }
+        if let Some(ttl) = self.ttl {
+            message = message.ttl(ttl);
+        }
+        if let Some(priority) = self.priority {
+            message = message.priority(priority);
+        }
+        message
+    }
 }
 
 /// A message and where it was in the input.
@@ -279,6 +308,7 @@ impl Maker {
             message = message.partition(partition);
             keyed = true;
         }
+        message = self.rules.asked.of(message);
         if let Dedup::Id(id) = &self.rules.dedup {
             message = message.dedup_id(id.clone());
         }

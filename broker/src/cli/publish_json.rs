@@ -8,6 +8,9 @@
 //! | `partition`             | number                                                        |
 //! | `timestamp`             | milliseconds since 1970, or RFC 3339 text                     |
 //! | `dedup_id`              | text, or the field that `--dedup-field` names                 |
+//! | `delay`, `ttl`          | text such as `5m`, for queue groups                           |
+//! | `deliver_at`            | as `timestamp`                                                |
+//! | `priority`              | 0 to 9                                                        |
 //! | `topic`, `offset`       | ignored: where `sub` found it                                 |
 //!
 //! Any other field is an error, since it is more likely misspelt than meant.
@@ -54,12 +57,9 @@ pub(super) fn describe(line: &[u8], dedup_field: &str) -> anyhow::Result<Describ
         keyed = true;
     }
     if let Some(time) = fields.remove("timestamp").filter(|it| !it.is_null()) {
-        let parsed = time
-            .as_i64()
-            .or_else(|| values::absolute_ms(time.as_str()?));
-        let parsed = parsed.context("timestamp is neither milliseconds nor RFC 3339 text")?;
-        message = message.timestamp_ms(parsed);
+        message = message.timestamp_ms(time_ms("timestamp", &time)?);
     }
+    message = add_options(message, &mut fields)?;
     if let Some(id) = fields.remove(dedup_field).filter(|it| !it.is_null()) {
         let text = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
         message = message.dedup_id(text);
@@ -69,7 +69,7 @@ pub(super) fn describe(line: &[u8], dedup_field: &str) -> anyhow::Result<Describ
     fields.remove("offset");
     if let Some(unknown) = fields.keys().next() {
         anyhow::bail!(
-            "unknown field {unknown:?}; known are key, value, headers, partition, timestamp and dedup_id"
+            "unknown field {unknown:?}; known are key, value, headers, partition, timestamp, delay, deliver_at, ttl, priority and dedup_id"
         );
     }
     Ok(Described {
@@ -77,6 +77,38 @@ pub(super) fn describe(line: &[u8], dedup_field: &str) -> anyhow::Result<Describ
         keyed,
         value: value.unwrap_or_default(),
     })
+}
+
+fn time_ms(name: &str, time: &Value) -> anyhow::Result<i64> {
+    let text = || values::absolute_ms(time.as_str()?);
+    time.as_i64()
+        .or_else(text)
+        .with_context(|| format!("{name} is neither milliseconds nor RFC 3339 text"))
+}
+
+/// What a message asks of queue groups.
+fn add_options(mut message: Message, fields: &mut Map<String, Value>) -> anyhow::Result<Message> {
+    let mut take = |name: &str| fields.remove(name).filter(|it| !it.is_null());
+    let duration = |name: &str, value: Value| {
+        let text = value.as_str().map(values::duration);
+        text.and_then(Result::ok)
+            .with_context(|| format!("{name} is not a duration such as \"5m\""))
+    };
+    if let Some(delay) = take("delay") {
+        message = message.delay(duration("delay", delay)?);
+    }
+    if let Some(time) = take("deliver_at") {
+        message = message.deliver_at_ms(time_ms("deliver_at", &time)?);
+    }
+    if let Some(ttl) = take("ttl") {
+        message = message.ttl(duration("ttl", ttl)?);
+    }
+    if let Some(priority) = take("priority") {
+        let number = priority.as_u64().and_then(|n| u8::try_from(n).ok());
+        let number = number.filter(|priority| *priority <= 9);
+        message = message.priority(number.context("priority is not a number from 0 to 9")?);
+    }
+    Ok(message)
 }
 
 fn add_headers(mut message: Message, headers: Value) -> anyhow::Result<Message> {
@@ -172,6 +204,9 @@ mod tests {
             r#"{"value_base64":"?"}"#,
             r#"{"value":"v","partition":-1}"#,
             r#"{"value":"v","timestamp":"soon"}"#,
+            r#"{"value":"v","delay":5}"#,
+            r#"{"value":"v","deliver_at":"soon"}"#,
+            r#"{"value":"v","priority":10}"#,
             r#"{"value":"v","headers":[{"value":"x"}]}"#,
         ] {
             assert!(read(bad).is_err(), "{bad}");

@@ -60,6 +60,12 @@ pub(crate) fn absolute_ms(text: &str) -> Option<i64> {
     )
 }
 
+/// A point in time to come, in milliseconds since 1970.
+pub(crate) fn deliver_at(text: &str) -> Result<i64, String> {
+    absolute_ms(text.strip_prefix('@').unwrap_or(text))
+        .ok_or_else(|| format!("{text:?} is not a time, such as 2026-12-01T08:00:00Z"))
+}
+
 /// Where to begin reading: `start`, `end`, an offset, `-N`, `@TIME`.
 pub(crate) fn from(text: &str) -> Result<From, String> {
     let wrong = || format!("{text:?} is none of start, end, OFFSET, -N (the last N), {TIME_FORMS}");

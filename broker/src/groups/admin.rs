@@ -121,7 +121,7 @@ impl Services {
             Some(_) => self.workers(&group).len() as u32,
             None => face.as_ref().map_or(0, |face| face.members.load(Relaxed)),
         };
-        let activity = if group.paused_until_ms > clock::now_ms() {
+        let activity = if group.paused_until_ms > self.clock.wall_ms() {
             Activity::Paused
         } else if members == 0 {
             Activity::Empty
@@ -513,7 +513,7 @@ fn group_of(outcome: Outcome, wanted: &Group) -> Result<Group, Refusal> {
     let denied = match outcome {
         Outcome::Group(group) => return Ok(group),
         Outcome::Denied(why) => Denied::try_from(why).unwrap_or(Denied::Unreadable),
-        Outcome::Topic(_) | Outcome::Producer(_) => Denied::Unreadable,
+        Outcome::Topic(_) | Outcome::Producer(_) | Outcome::Schedule(_) => Denied::Unreadable,
     };
     Err(match denied {
         Denied::Exists => Refusal::GroupExists {

@@ -22,7 +22,6 @@ use super::{
     topics::{encode_duration, encode_time},
 };
 use crate::{
-    clock,
     error::Refusal,
     groups::{
         admin::{Activity, GroupChange, GroupStatus, NewGroup, wrong_kind},
@@ -449,7 +448,7 @@ impl v1::groups_server::Groups for Groups {
             None => i64::MAX,
             Some(duration) => {
                 let ms = duration_ms("duration", duration).map_err(|r| status(&r))?;
-                clock::now_ms().saturating_add_unsigned(ms)
+                self.0.clock.wall_ms().saturating_add_unsigned(ms)
             }
         };
         let names = (request.topic.as_str(), request.group.as_str());

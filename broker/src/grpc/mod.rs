@@ -2,6 +2,7 @@
 
 mod arriving;
 mod consumer;
+mod delayed;
 mod groups;
 mod ops;
 mod publisher;
@@ -9,6 +10,7 @@ mod queue_policy;
 mod queue_views;
 mod queues;
 mod reader;
+mod schedules;
 mod service;
 mod status;
 mod topics;
@@ -18,7 +20,7 @@ use std::sync::Arc;
 use aqueduct_proto::v1::{
     DESCRIPTORS, consumer_server::ConsumerServer, groups_server::GroupsServer,
     ops_server::OpsServer, publisher_server::PublisherServer, queues_server::QueuesServer,
-    reader_server::ReaderServer, topics_server::TopicsServer,
+    reader_server::ReaderServer, schedules_server::SchedulesServer, topics_server::TopicsServer,
 };
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -30,7 +32,7 @@ pub(crate) use self::{
 };
 use self::{
     consumer::Consumer, groups::Groups, ops::Ops, publisher::Publisher, queues::Queues,
-    reader::Reader, topics::Topics,
+    reader::Reader, schedules::Schedules, topics::Topics,
 };
 use crate::{limits::MAX_REQUEST_BYTES, services::Services};
 
@@ -58,6 +60,7 @@ pub(crate) async fn routes(
         GroupsServer::<Groups>::NAME,
         ConsumerServer::<Consumer>::NAME,
         QueuesServer::<Queues>::NAME,
+        SchedulesServer::<Schedules>::NAME,
         OpsServer::<Ops>::NAME,
     ];
     for name in names {
@@ -81,6 +84,7 @@ pub(crate) async fn routes(
         .add_service(GroupsServer::new(Groups::new(services.clone())))
         .add_service(ConsumerServer::new(Consumer::new(services.clone())))
         .add_service(QueuesServer::new(Queues::new(services.clone())))
+        .add_service(SchedulesServer::new(Schedules::new(services.clone())))
         .add_service(OpsServer::new(Ops::new(services)));
     let routes = routes.prepare();
     Ok((Service { publisher, routes }, reporter))

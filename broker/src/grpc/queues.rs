@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     consumer::address_of,
+    delayed,
     reader::encode_record,
     status::{duration_ms, embedded, status},
     topics::{encode_duration, encode_time},
@@ -287,6 +288,34 @@ impl v1::queues_server::Queues for Queues {
         Ok(Response::new(LeaseResponse {
             deliveries: leased.into_iter().map(encode).collect(),
         }))
+    }
+
+    async fn list_delayed(
+        &self,
+        request: Request<v1::ListDelayedRequest>,
+    ) -> Result<Response<v1::ListDelayedResponse>, Status> {
+        delayed::list(&self.0, request.into_inner()).await
+    }
+
+    async fn get_delayed(
+        &self,
+        request: Request<v1::GetDelayedRequest>,
+    ) -> Result<Response<v1::DelayedMessage>, Status> {
+        delayed::get(&self.0, request.into_inner()).await
+    }
+
+    async fn cancel_delayed(
+        &self,
+        request: Request<v1::CancelDelayedRequest>,
+    ) -> Result<Response<v1::CancelDelayedResponse>, Status> {
+        delayed::cancel(&self.0, request.into_inner()).await
+    }
+
+    async fn reschedule_delayed(
+        &self,
+        request: Request<v1::RescheduleDelayedRequest>,
+    ) -> Result<Response<v1::DelayedMessage>, Status> {
+        delayed::reschedule(&self.0, request.into_inner()).await
     }
 
     async fn settle(

@@ -1,13 +1,14 @@
 //! `POST /v1/topics/{topic}/messages`: a message as it is, of any kind, and CloudEvents.
 //!
 //! The body is the value. Headers give the rest: `aq-key`, `aq-partition`, `aq-dedup-id`,
-//! `aq-timestamp-ms`, and `aq-header-NAME` for a header NAME of the message. `traceparent` and
+//! `aq-timestamp-ms`, `aq-delay` and `aq-ttl` (such as 5m), `aq-deliver-at` (RFC 3339), `aq-priority`, and `aq-header-NAME` for a header NAME of the message. `traceparent` and
 //! `tracestate` become headers of the message, so that a trace goes on behind the broker.
 
 use aqueduct_proto::v1::{Header, Message, PublishRequest, PublishResponse};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, request::Parts};
 use prost::Message as _;
+use prost_types::{Duration, Timestamp};
 use tonic::{Code, Status, body::Body};
 
 use super::{
@@ -130,6 +131,10 @@ struct Own {
     partition: Option<u32>,
     dedup_id: String,
     timestamp_ms: Option<i64>,
+    delay: Option<Duration>,
+    deliver_at: Option<Timestamp>,
+    ttl: Option<Duration>,
+    priority: Option<u32>,
     headers: Vec<Header>,
 }
 
@@ -139,6 +144,10 @@ impl Own {
         message.partition = self.partition;
         message.dedup_id = self.dedup_id;
         message.timestamp_ms = self.timestamp_ms;
+        message.delay = self.delay.map(Box::new);
+        message.deliver_at = self.deliver_at.map(Box::new);
+        message.ttl = self.ttl.map(Box::new);
+        message.priority = self.priority;
         message.headers.extend(self.headers);
     }
 }
@@ -164,6 +173,14 @@ impl Own {
             "aq-key" => self.key = Some(Bytes::copy_from_slice(value.as_bytes())),
             "aq-partition" => self.partition = Some(number(name, value)?),
             "aq-timestamp-ms" => self.timestamp_ms = Some(number(name, value)?),
+            "aq-delay" => self.delay = Some(duration(name, value)?),
+            "aq-ttl" => self.ttl = Some(duration(name, value)?),
+            "aq-priority" => self.priority = Some(number(name, value)?),
+            "aq-deliver-at" => {
+                let time = value.to_str().ok().and_then(|text| text.parse().ok());
+                let wrong = || Problem::invalid(name, &format!("{value:?} is no RFC 3339 time"));
+                self.deliver_at = Some(time.ok_or_else(wrong)?);
+            }
             "aq-dedup-id" => {
                 let text = std::str::from_utf8(value.as_bytes());
                 let text = text.map_err(|_| Problem::invalid(name, "it is not UTF-8"))?;
@@ -183,6 +200,13 @@ fn header_of(name: &str, value: &HeaderValue) -> Header {
         name: name.to_owned(),
         value: Bytes::copy_from_slice(value.as_bytes()),
     }
+}
+
+fn duration(name: &str, value: &HeaderValue) -> Result<Duration, Problem> {
+    let text = value.to_str().unwrap_or_default();
+    let read = crate::config::duration(text).map_err(|why| Problem::invalid(name, &why))?;
+    let wrong = |_| Problem::invalid(name, "it is out of range");
+    read.try_into().map_err(wrong)
 }
 
 fn number<T: std::str::FromStr>(name: &str, value: &HeaderValue) -> Result<T, Problem> {

@@ -5,6 +5,7 @@
 
 pub(crate) mod groups;
 pub(crate) mod queues;
+pub(crate) mod schedules;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use prost::Message;
 
 use self::state::{Answer, Change, Command, Denied, Outcome, State};
 use crate::{
-    clock,
+    clock::Clock,
     error::Refusal,
     raft::{
         Replica,
@@ -36,6 +37,7 @@ pub(crate) struct Metadata {
     engine: Arc<dyn ReplicaEngine>,
     view: View,
     log: Log,
+    clock: Clock,
 }
 
 /// The applied state, shared with whoever checks against it.
@@ -102,7 +104,7 @@ impl Metadata {
     ///
     /// # Errors
     /// If its log or checkpoint cannot be read.
-    pub(crate) async fn start(log: Log) -> io::Result<Metadata> {
+    pub(crate) async fn start(log: Log, clock: Clock) -> io::Result<Metadata> {
         let view = View::default();
         let machine = MetadataMachine(view.clone());
         let engine = Replica::start(1, log.clone(), machine).await?;
@@ -110,6 +112,7 @@ impl Metadata {
             engine: Arc::new(engine),
             view,
             log,
+            clock,
         })
     }
 
@@ -118,13 +121,18 @@ impl Metadata {
         &self.view
     }
 
+    /// The node's clock.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// Proposes a change and waits until it is applied.
     ///
     /// # Errors
     /// `Unavailable` if it was not logged, `Unknown` if that is not known.
     pub(crate) async fn propose(&self, change: Change) -> Result<Outcome, Refusal> {
         let command = Command {
-            now_ms: clock::now_ms(),
+            now_ms: self.clock.wall_ms(),
             change: Some(change),
         };
         let payload = command.encode_to_vec().into();

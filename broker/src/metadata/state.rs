@@ -1,4 +1,4 @@
-//! The metadata machine's state: topics, names of producers, consumer groups. Pure: commands in, answers
+//! The metadata machine's state: topics, names of producers, consumer groups, schedules. Pure: commands in, answers
 //! out; no clock (the proposer stamps commands), ordered collections only.
 //!
 //! Commands, answers and the checkpoint are protobuf messages of this file, so that fields can
@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use super::groups::{Group, UpdateGroup};
+use super::{
+    groups::{Group, UpdateGroup},
+    schedules::{FireSchedule, Schedule, UpdateSchedule},
+};
 use crate::limits;
 
 /// What a topic keeps and allows.
@@ -83,7 +86,7 @@ pub(crate) struct Command {
     /// When it was proposed, milliseconds since the Unix epoch.
     #[prost(int64, tag = "1")]
     pub(crate) now_ms: i64,
-    #[prost(oneof = "Change", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Change", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub(crate) change: Option<Change>,
 }
 
@@ -107,6 +110,15 @@ pub(crate) enum Change {
     /// By its key.
     #[prost(string, tag = "8")]
     DeleteGroup(String),
+    /// Id, times and version are given when it is applied.
+    #[prost(message, tag = "9")]
+    CreateSchedule(Schedule),
+    #[prost(message, tag = "10")]
+    UpdateSchedule(UpdateSchedule),
+    #[prost(string, tag = "11")]
+    DeleteSchedule(String),
+    #[prost(message, tag = "12")]
+    FireSchedule(FireSchedule),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -140,7 +152,7 @@ pub(crate) struct UpdateTopic {
 /// What applying a command answers.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Answer {
-    #[prost(oneof = "Outcome", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Outcome", tags = "1, 2, 3, 4, 5")]
     pub(crate) outcome: Option<Outcome>,
 }
 
@@ -154,6 +166,8 @@ pub(crate) enum Outcome {
     Denied(i32),
     #[prost(message, tag = "4")]
     Group(Group),
+    #[prost(message, tag = "5")]
+    Schedule(Box<Schedule>),
 }
 
 /// Why a command changed nothing.
@@ -191,6 +205,10 @@ pub(crate) struct State {
     pub(crate) groups: BTreeMap<String, Group>,
     #[prost(uint64, tag = "8")]
     pub(crate) last_consumer_group_id: u64,
+    #[prost(btree_map = "string, message", tag = "9")]
+    pub(crate) schedules: BTreeMap<String, Schedule>,
+    #[prost(uint64, tag = "10")]
+    pub(crate) last_schedule_id: u64,
 }
 
 /// Epochs run from 0 to this and then start again.
@@ -228,6 +246,10 @@ impl State {
             Some(Change::CreateGroup(group)) => self.create_group(group, now),
             Some(Change::UpdateGroup(update)) => self.update_group(update, now),
             Some(Change::DeleteGroup(key)) => self.delete_group(&key),
+            Some(Change::CreateSchedule(schedule)) => self.create_schedule(schedule, now),
+            Some(Change::UpdateSchedule(update)) => self.update_schedule(update, now),
+            Some(Change::DeleteSchedule(name)) => self.delete_schedule(&name),
+            Some(Change::FireSchedule(fire)) => self.fire_schedule(fire),
             None => Outcome::Denied(Denied::Unreadable as i32),
         }
     }

@@ -20,7 +20,7 @@ async fn room_that_was_reserved_for_commands_is_given_back() {
     let disk = RealDisk::new(dir.path()).unwrap();
     let store = Store::open(Arc::new(disk), options).unwrap();
     let log = store.create_logs(&[METADATA_GROUP]).unwrap().pop().unwrap();
-    let metadata = Metadata::start(log).await.unwrap();
+    let metadata = Metadata::start(log, Clock::default()).await.unwrap();
     let proposed = stream::iter(0..COMMANDS)
         .map(|_| metadata.propose(Change::InitProducer(String::new())))
         .buffered(256)

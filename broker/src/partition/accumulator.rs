@@ -14,6 +14,8 @@ use tokio::sync::oneshot;
 
 use super::{NewRecord, Permit, RecordsAnswer};
 
+/// Digits of the largest number.
+const NUMBER_LEN: usize = 20;
 /// Largest cost of a record beside its key, value and headers: its varints.
 const RECORD_OVERHEAD: usize = 40;
 /// The same of a header.
@@ -69,15 +71,20 @@ impl Open {
             _ => now_ms,
         };
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
-        match &record.dedup_id {
-            None => self.builder.push(stamp, key, value, &record.headers),
-            Some(id) => {
-                self.dedup = true;
-                let mut headers = record.headers.clone();
-                headers.push(Header::new(attributes::DEDUP_ID, id.clone()));
-                self.builder.push(stamp, key, value, &headers)
-            }
-        };
+        if record.dedup_id.is_none() && record.delay_ms.is_none() {
+            self.builder.push(stamp, key, value, &record.headers);
+            return;
+        }
+        let mut headers = record.headers.clone();
+        if let Some(id) = &record.dedup_id {
+            self.dedup = true;
+            headers.push(Header::new(attributes::DEDUP_ID, id.clone()));
+        }
+        if let Some(delay_ms) = record.delay_ms {
+            let until_ms = now_ms.saturating_add(delay_ms).to_string();
+            headers.push(Header::new(attributes::DELAY_UNTIL, until_ms));
+        }
+        self.builder.push(stamp, key, value, &headers);
     }
 
     /// The finished batch.
@@ -118,6 +125,9 @@ impl NewRecord {
         let id = self.dedup_id.as_ref().map_or(0, |id| {
             id.len() + attributes::DEDUP_ID.len() + HEADER_OVERHEAD
         });
-        self.bytes() + RECORD_OVERHEAD + HEADER_OVERHEAD * self.headers.len() + id
+        let delay = self.delay_ms.map_or(0, |_| {
+            attributes::DELAY_UNTIL.len() + NUMBER_LEN + HEADER_OVERHEAD
+        });
+        self.bytes() + RECORD_OVERHEAD + HEADER_OVERHEAD * self.headers.len() + id + delay
     }
 }

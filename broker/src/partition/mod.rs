@@ -50,8 +50,9 @@ use self::{
     waiters::Waiters,
 };
 use crate::{
+    clock::Clock,
     error::Refusal,
-    metadata::{self, state::TopicConfig},
+    metadata::{Metadata, state::TopicConfig},
     queue::command::Replies,
     raft::{
         Replica,
@@ -72,6 +73,8 @@ pub(crate) struct NewRecord {
     pub(crate) value: Option<Bytes>,
     pub(crate) headers: Vec<Header>,
     pub(crate) dedup_id: Option<Bytes>,
+    /// Becomes a point in time when the record is appended.
+    pub(crate) delay_ms: Option<i64>,
 }
 
 /// Where a message lies now.
@@ -171,6 +174,7 @@ pub(crate) struct Shared {
     pub(crate) number: u32,
     pub(crate) log: Log,
     pub(crate) config: ArcSwap<TopicConfig>,
+    pub(crate) clock: Clock,
     /// One past the last applied record.
     high_watermark: AtomicU64,
     log_start_offset: AtomicU64,
@@ -336,13 +340,14 @@ impl Partition {
         number: u32,
         config: TopicConfig,
         log: Log,
-        view: metadata::View,
+        metadata: Metadata,
     ) -> Partition {
         let shared = Arc::new(Shared {
             topic,
             number,
             log: log.clone(),
             config: ArcSwap::from_pointee(config),
+            clock: metadata.clock().clone(),
             high_watermark: AtomicU64::new(0),
             log_start_offset: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
@@ -379,6 +384,7 @@ impl Partition {
                 };
             }
         };
+        let view = metadata.view().clone();
         let owner = Owner::new(shared.clone(), engine.clone(), messages, view);
         tokio::spawn(owner.run());
         Partition {

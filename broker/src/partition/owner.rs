@@ -26,7 +26,7 @@ use super::{
     steps::GatheredSteps,
 };
 use crate::{
-    clock::{self, Steady},
+    clock::Steady,
     error::Refusal,
     limits::BATCH_BYTES,
     metadata::{self, no_room, refusal},
@@ -75,6 +75,7 @@ impl Owner {
             let state = shared.state.lock();
             (state.next_offset, state.producers.clone(), state.now_ms)
         };
+        let steady = shared.clock.steady_from(ticked_ms);
         Owner {
             shared,
             engine,
@@ -86,7 +87,7 @@ impl Owner {
             open: None,
             in_flight: VecDeque::new(),
             gathered: 0,
-            steady: Steady::not_before(ticked_ms),
+            steady,
             ticked_ms,
             moves: GatheredMoves::default(),
             steps: GatheredSteps::default(),
@@ -238,7 +239,7 @@ impl Owner {
         }) {
             self.flush().await;
         }
-        let now_ms = clock::now_ms();
+        let now_ms = self.shared.clock.wall_ms();
         let open = self.open.get_or_insert_with(|| Open::new(append_time));
         open.reserved += reserved;
         let base_offset = self.end + u64::from(open.count());
@@ -380,7 +381,7 @@ impl Owner {
             return drop(answer.send(Err(refusal)));
         }
         if self.shared.config.load().append_time {
-            payload = stamp_append_time(payload, clock::now_ms());
+            payload = stamp_append_time(payload, self.shared.clock.wall_ms());
         }
         if origin.is_some() {
             self.tick_if_older_than(PRODUCER_TICK_MS).await;

@@ -26,7 +26,7 @@ pub(crate) struct Batch {
 /// A change of one queue.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Command {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub(crate) kind: Option<Kind>,
 }
 
@@ -64,6 +64,9 @@ pub(crate) enum Kind {
     /// A parked key's messages are handed out again.
     #[prost(fixed64, tag = "11")]
     Unpark(u64),
+    /// A message that was never handed out waits for another time.
+    #[prost(message, tag = "12")]
+    Delay(Delay),
 }
 
 /// Neighbouring offsets.
@@ -102,6 +105,19 @@ pub(crate) struct Grant {
     /// The queue's epoch when the messages were chosen. A seek raises it, so what was chosen
     /// before never lands after it.
     #[prost(uint64, tag = "4")]
+    pub(crate) epoch: u64,
+}
+
+/// Another delay of one message.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Delay {
+    #[prost(uint64, tag = "1")]
+    pub(crate) offset: u64,
+    /// By the wall clock.
+    #[prost(int64, tag = "2")]
+    pub(crate) until_ms: i64,
+    /// As in [`Grant`].
+    #[prost(uint64, tag = "3")]
     pub(crate) epoch: u64,
 }
 
@@ -292,6 +308,8 @@ pub(crate) enum Status {
     TooMany = 8,
     /// Chosen before a seek.
     Fenced = 9,
+    /// The message was handed out before, so no delay is left to be changed.
+    HandedOut = 10,
 }
 
 impl Command {

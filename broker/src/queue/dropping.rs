@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use super::{
-    command::{DropReason, Dropping, Reason, Reply, Status},
+    command::{Delay, DropReason, Dropping, Reason, Reply, Status},
     events::Event,
     pages::Visit,
-    record::{Dead, Record},
+    record::{Dead, MAX_TIME_MS, Phase, Record},
     spans::Spans,
     state::{State, cut},
+    view::Standing,
 };
 
 impl State {
@@ -103,6 +104,32 @@ impl State {
             spans.push(stop..stop.saturating_add(1).min(gap.end), Status::Leased);
             start = stop.saturating_add(1);
         }
+    }
+
+    /// Gives a message that was never handed out another time to wait for.
+    pub(super) fn delay(&mut self, delay: &Delay, end: u64, events: &mut Vec<Event>) -> Reply {
+        let (offset, until_ms) = (delay.offset, delay.until_ms.clamp(0, MAX_TIME_MS));
+        if delay.epoch != self.epoch {
+            return Reply::of(Status::Fenced);
+        }
+        if offset >= end {
+            return Reply::of(Status::BeyondEnd);
+        }
+        let mut record = match self.standing(offset) {
+            Standing::Settled => return Reply::of(Status::Settled),
+            Standing::Fresh => Record::FRESH,
+            Standing::Open(record) if record.lease().is_some() => {
+                return Reply::of(Status::Leased);
+            }
+            Standing::Open(record) if record.hand_outs > 0 => {
+                return Reply::of(Status::HandedOut);
+            }
+            Standing::Open(record) => record,
+        };
+        record.phase = Phase::Delayed { until_ms };
+        self.open.insert(offset, record.into());
+        events.push(Event::Delayed { offset, until_ms });
+        Reply::of(Status::Done)
     }
 
     fn count_dropped(&mut self, reason: DropReason, count: u64) {

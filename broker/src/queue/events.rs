@@ -21,6 +21,11 @@ pub(crate) enum Event {
         run: Range<u64>,
         at_ms: i64,
     },
+    /// Was never handed out, and waits for this time by the wall clock.
+    Delayed {
+        offset: u64,
+        until_ms: i64,
+    },
     /// `park_key`: the key is parked from now on.
     Died {
         run: Range<u64>,

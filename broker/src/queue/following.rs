@@ -37,6 +37,7 @@ impl Schedule {
             }
             Event::Released { run } => self.release(&self.within_scan(run)),
             Event::Retry { run, at_ms } => self.retry(&self.within_scan(run), *at_ms),
+            Event::Delayed { offset, until_ms } => self.delay(*offset, *until_ms),
             Event::Dropped { run } => self.forget(run.clone()),
             Event::Trimmed { to } => self.trim(*to),
             Event::Unparked { key } => self.unpark(*key),
@@ -62,6 +63,7 @@ impl Schedule {
             Standing::Open(record) => match record.phase {
                 Phase::Ready => self.give_back(one),
                 Phase::Retry { at_ms } => self.retry(&self.within_scan(&one), at_ms),
+                Phase::Delayed { until_ms } => self.delay(offset, until_ms),
                 Phase::Leased(_) => self.lift(&self.within_scan(&one)),
             },
         }
@@ -173,6 +175,7 @@ impl Schedule {
     /// the schedule did not expect.
     fn search_out(&mut self, offset: u64) {
         self.due.retain(|(_, due)| *due != offset);
+        self.delayed.retain(|(_, due)| *due != offset);
         if let Some((key, priority)) = self.keys.find(offset) {
             self.keys.remove(key, priority, offset);
             self.known
@@ -254,6 +257,27 @@ impl Schedule {
                 self.keys.hold(key, offset);
                 self.call(key);
             }
+        }
+    }
+
+    /// A message that was never handed out waits for this time, by the wall clock.
+    fn delay(&mut self, offset: u64, until_ms: i64) {
+        let one = self.within_scan(&(offset..offset + 1));
+        if one.is_empty() || self.leaving.contains(offset) || self.unmatched.contains(offset) {
+            return;
+        }
+        // As if it had been handed out and come back, wherever it was.
+        self.lift(&one);
+        self.in_flight -= self.flight.remove_range(one);
+        let known = self.known.get(offset);
+        self.delayed.insert((until_ms, offset));
+        let Some(known) = known else { return };
+        self.known.insert(offset, known.at(Place::Due));
+        self.expiring
+            .extend(known.expires_ms().map(|at_ms| (at_ms, offset)));
+        if let Some(key) = known.key() {
+            self.keys.land(key);
+            self.call(key);
         }
     }
 

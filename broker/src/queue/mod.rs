@@ -52,6 +52,7 @@ pub(crate) mod state;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub(crate) mod time;
 #[cfg(test)]
 mod trial;
 mod verdicts;

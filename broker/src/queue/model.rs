@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::command::{Action, DropReason, Kind, Reason, Status, Verdicts};
+use super::command::{Action, Delay, DropReason, Kind, Reason, Status, Verdicts};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Is {
@@ -11,6 +11,8 @@ pub(super) enum Is {
     Retry(i64),
     /// Number, deadline, consumer.
     Leased(u64, i64, u64),
+    /// By the wall clock.
+    Delayed(i64),
     Settled,
 }
 
@@ -138,6 +140,7 @@ impl Model {
                     results.push((offset, status, 0));
                 }
             }
+            Kind::Delay(delay) => return (self.delay(delay), results),
             Kind::Unpark(key) => drop(self.parked.remove(key)),
         }
         (Status::Done, results)
@@ -157,6 +160,24 @@ impl Model {
         message.hand_outs += 1;
         message.is = Is::Leased(self.last_lease, deadline_ms, consumer);
         (Status::Done, self.last_lease)
+    }
+
+    fn delay(&mut self, delay: &Delay) -> Status {
+        if delay.epoch != self.epoch {
+            return Status::Fenced;
+        }
+        let Some(message) = self.messages.get_mut(delay.offset as usize) else {
+            return Status::BeyondEnd;
+        };
+        match message.is {
+            Is::Settled => Status::Settled,
+            Is::Leased(..) => Status::Leased,
+            _ if message.hand_outs > 0 => Status::HandedOut,
+            _ => {
+                message.is = Is::Delayed(delay.until_ms);
+                Status::Done
+            }
+        }
     }
 
     fn judge_all(&mut self, kind: &Kind, verdicts: &Verdicts, discard: bool) -> Results {

@@ -26,6 +26,11 @@ pub(crate) enum Phase {
         at_ms: i64,
     },
     Leased(Lease),
+    /// Never handed out, and can be from this time of the wall clock on: not the time that it was
+    /// published with.
+    Delayed {
+        until_ms: i64,
+    },
 }
 
 /// A message with a history.
@@ -89,6 +94,7 @@ pub(super) struct PackedDead([u8; 29]);
 const READY: u8 = 0;
 const RETRY: u8 = 1;
 const LEASED: u8 = 2;
+const DELAYED: u8 = 3;
 
 /// The greatest time that is kept.
 pub(crate) const MAX_TIME_MS: i64 = (1 << 48) - 1;
@@ -127,6 +133,10 @@ impl From<Record> for PackedRecord {
                 bytes[0] = RETRY;
                 put_time(&mut bytes, 15, at_ms);
             }
+            Phase::Delayed { until_ms } => {
+                bytes[0] = DELAYED;
+                put_time(&mut bytes, 15, until_ms);
+            }
             Phase::Leased(lease) => {
                 bytes[0] = LEASED;
                 put_time(&mut bytes, 15, lease.deadline_ms);
@@ -144,6 +154,9 @@ impl From<PackedRecord> for Record {
             READY => Phase::Ready,
             RETRY => Phase::Retry {
                 at_ms: get_time(&bytes, 15),
+            },
+            DELAYED => Phase::Delayed {
+                until_ms: get_time(&bytes, 15),
             },
             _ => Phase::Leased(Lease {
                 number: get(&bytes, 21, 8),
@@ -200,6 +213,7 @@ mod tests {
         for phase in [
             Phase::Ready,
             Phase::Retry { at_ms: 1 << 47 },
+            Phase::Delayed { until_ms: 1 << 46 },
             Phase::Leased(lease),
         ] {
             let record = Record {

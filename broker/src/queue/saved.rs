@@ -47,6 +47,7 @@ pub(crate) struct Damaged(&'static str);
 /// Flags of an open message. The phase is in the lowest two bits.
 const RETRY: u8 = 1;
 const LEASED: u8 = 2;
+const DELAYED: u8 = 3;
 const NEVER_FAILED: u8 = 1 << 2;
 /// As many hand-outs as failed attempts, and one more if leased.
 const USUAL_HAND_OUTS: u8 = 1 << 3;
@@ -196,6 +197,7 @@ fn put_record(out: &mut Vec<u8>, before: &mut Before, offset: u64, record: &Reco
         Phase::Ready => 0,
         Phase::Retry { .. } => RETRY,
         Phase::Leased(_) => LEASED,
+        Phase::Delayed { .. } => DELAYED,
     };
     let usual = record.failed.checked_add(u32::from(leased.is_some()));
     let is_usual = usual == Some(record.hand_outs);
@@ -218,7 +220,7 @@ fn put_record(out: &mut Vec<u8>, before: &mut Before, offset: u64, record: &Reco
     if !is_usual {
         put(out, record.hand_outs.into());
     }
-    if let Phase::Retry { at_ms } = record.phase {
+    if let Phase::Retry { at_ms } | Phase::Delayed { until_ms: at_ms } = record.phase {
         put_signed(out, at_ms - before.at_ms);
         before.at_ms = at_ms;
     }
@@ -264,7 +266,12 @@ fn read_record(reader: &mut Reader, before: &mut Before) -> Result<(u64, Record)
             }
         }
         LEASED => Phase::Leased(read_lease(reader, before, flags)?),
-        _ => return Err(Damaged(WHAT)),
+        _ => {
+            before.at_ms = reader.time_after(before.at_ms, WHAT)?;
+            Phase::Delayed {
+                until_ms: before.at_ms,
+            }
+        }
     };
     Ok((offset, record))
 }

@@ -29,6 +29,7 @@ use super::{
     policy::{OnKeyFailure, Order, Policy, Priorities},
     record::Phase,
     state::State,
+    time::{Next, Now},
     view::Standing,
 };
 
@@ -74,9 +75,11 @@ pub(crate) struct Schedule {
     /// key's line only those with a time to live are kept.
     pub(super) known: Pages<Known>,
     pub(super) keys: Keys,
-    /// When messages are ready again. May hold messages that are gone, see `gone`.
+    /// When messages are ready again, in steady time. May hold messages that are gone, see `gone`.
     pub(super) due: BTreeSet<(i64, u64)>,
-    /// When messages expire that are not in flight.
+    /// When delayed messages are ready, in wall time. As above.
+    pub(super) delayed: BTreeSet<(i64, u64)>,
+    /// When messages expire that are not in flight, in wall time.
     pub(super) expiring: BTreeSet<(i64, u64)>,
     /// Handed out: leased, or on the way to it.
     pub(super) flight: Offsets,
@@ -90,6 +93,8 @@ pub(crate) struct Schedule {
     pub(super) gone: Offsets,
     /// No lease ends before that.
     pub(super) lease_due_ms: i64,
+    /// The latest wall time by which a message was taken to be due or expired.
+    pub(super) wall_seen_ms: i64,
 }
 
 impl Schedule {
@@ -117,6 +122,7 @@ impl Schedule {
             known: Pages::default(),
             keys,
             due: BTreeSet::new(),
+            delayed: BTreeSet::new(),
             expiring: BTreeSet::new(),
             flight: Offsets::default(),
             in_flight: 0,
@@ -126,6 +132,7 @@ impl Schedule {
             gone: Offsets::default(),
             // A lease that the scan has not met yet may be over.
             lease_due_ms: if state.in_flight() > 0 { 0 } else { i64::MAX },
+            wall_seen_ms: i64::MIN,
         }
     }
 
@@ -168,15 +175,15 @@ impl Schedule {
             self.unmatched.insert(offset);
             return;
         }
-        let due_ms = match phase {
-            Some(Phase::Retry { at_ms }) => Some(at_ms),
-            Some(_) => None,
-            None => attributes.delay_until_ms,
+        let (retry_ms, delay_ms) = match phase {
+            Some(Phase::Retry { at_ms }) => (Some(at_ms), None),
+            Some(Phase::Delayed { until_ms }) => (None, Some(until_ms)),
+            Some(Phase::Ready | Phase::Leased(_)) => (None, None),
+            None => (None, attributes.delay_until_ms),
         };
-        let place = if due_ms.is_some() {
-            Place::Due
-        } else {
-            Place::Ready
+        let place = match (retry_ms, delay_ms) {
+            (None, None) => Place::Ready,
+            _ => Place::Due,
         };
         self.remember(offset, known, place);
         self.expiring
@@ -184,9 +191,10 @@ impl Schedule {
         if let (Some(key), Some(Phase::Retry { .. })) = (known.key(), phase) {
             self.keys.hold(key, offset);
         }
-        match due_ms {
-            Some(at_ms) => drop(self.due.insert((at_ms, offset))),
-            None => self.ready.insert(offset, known.priority()),
+        match (retry_ms, delay_ms) {
+            (Some(at_ms), _) => drop(self.due.insert((at_ms, offset))),
+            (None, Some(until_ms)) => drop(self.delayed.insert((until_ms, offset))),
+            (None, None) => self.ready.insert(offset, known.priority()),
         }
     }
 
@@ -222,8 +230,8 @@ impl Schedule {
 
     /// The next messages to lease, at most `max`, in runs. They count as in flight until an
     /// event or [`Schedule::give_back`] says otherwise.
-    pub(crate) fn next(&mut self, now_ms: i64, max: u64) -> Vec<Range<u64>> {
-        self.wake(now_ms);
+    pub(crate) fn next(&mut self, now: Now, max: u64) -> Vec<Range<u64>> {
+        self.wake(now);
         let mut out: Vec<Range<u64>> = Vec::new();
         if self.scanned_to < self.scan_first {
             return out;
@@ -242,7 +250,7 @@ impl Schedule {
                 out.push(run);
             } else {
                 for offset in run {
-                    if self.may_go(offset, now_ms) {
+                    if self.may_go(offset, now.wall_ms) {
                         left -= 1;
                         extend(&mut out, offset);
                     }
@@ -257,11 +265,12 @@ impl Schedule {
     }
 
     /// Whether a message that was taken out of `ready` is handed out; else it has another place.
-    fn may_go(&mut self, offset: u64, now_ms: i64) -> bool {
+    fn may_go(&mut self, offset: u64, wall_ms: i64) -> bool {
         let Some(known) = self.known.get(offset) else {
             return true;
         };
-        if known.expires_ms().is_some_and(|at_ms| at_ms <= now_ms) {
+        if let Some(at_ms) = known.expires_ms().filter(|at_ms| *at_ms <= wall_ms) {
+            self.wall_seen_ms = self.wall_seen_ms.max(at_ms);
             // Its place is `expiring`, from where it leaves.
             if let Some(key) = known.key() {
                 self.keys.remove(key, known.priority(), offset);
@@ -306,20 +315,38 @@ impl Schedule {
         self.parked.insert(offset);
     }
 
+    /// The wall clock stands more than this before a time that it has passed: what was ready by
+    /// it may not be, so a new schedule is needed.
+    pub(crate) fn is_ahead_of(&self, wall_ms: i64, tolerance_ms: i64) -> bool {
+        wall_ms.saturating_add(tolerance_ms) < self.wall_seen_ms
+    }
+
     /// Makes ready what is due.
-    pub(crate) fn wake(&mut self, now_ms: i64) {
+    pub(crate) fn wake(&mut self, now: Now) {
         while let Some((at_ms, offset)) = self.due.first().copied() {
-            if at_ms > now_ms {
-                return;
+            if at_ms > now.steady_ms {
+                break;
             }
             self.due.pop_first();
-            if offset < self.floor || self.gone.remove(offset) {
-                continue;
-            }
-            let known = self.known.get(offset).unwrap_or_default();
-            self.remember(offset, known, Place::Ready);
-            self.ready.insert(offset, known.priority());
+            self.wake_one(offset);
         }
+        while let Some((at_ms, offset)) = self.delayed.first().copied() {
+            if at_ms > now.wall_ms {
+                break;
+            }
+            self.delayed.pop_first();
+            self.wall_seen_ms = self.wall_seen_ms.max(at_ms);
+            self.wake_one(offset);
+        }
+    }
+
+    fn wake_one(&mut self, offset: u64) {
+        if offset < self.floor || self.gone.remove(offset) {
+            return;
+        }
+        let known = self.known.get(offset).unwrap_or_default();
+        self.remember(offset, known, Place::Ready);
+        self.ready.insert(offset, known.priority());
     }
 
     /// Calls messages out of a key's line for as long as the key has room.
@@ -337,10 +364,10 @@ impl Schedule {
     }
 
     /// Messages whose time to live is over, in order of time, to be dropped.
-    pub(crate) fn expired(&mut self, now_ms: i64, max: usize) -> Vec<u64> {
+    pub(crate) fn expired(&mut self, wall_ms: i64, max: usize) -> Vec<u64> {
         let mut out = Vec::new();
         while let Some((at_ms, offset)) = self.expiring.first().copied() {
-            if at_ms > now_ms || out.len() >= max {
+            if at_ms > wall_ms || out.len() >= max {
                 break;
             }
             self.expiring.pop_first();
@@ -364,13 +391,21 @@ impl Schedule {
         take_leaving(&mut self.parked, &mut self.leaving, max)
     }
 
-    /// When there is something to do, if nothing happens before: messages become due, expire, or
-    /// a lease may end.
-    pub(crate) fn next_due_ms(&self) -> Option<i64> {
-        let due = self.due.first().map(|(at_ms, _)| *at_ms);
-        let expiring = self.expiring.first().map(|(at_ms, _)| *at_ms);
-        let lease = Some(self.lease_due_ms).filter(|at_ms| *at_ms < i64::MAX);
-        [due, expiring, lease].into_iter().flatten().min()
+    /// When there is something to do for whoever takes messages: some become due.
+    pub(crate) fn next_due(&self) -> Next {
+        Next {
+            steady_ms: self.due.first().map(|(at_ms, _)| *at_ms),
+            wall_ms: self.delayed.first().map(|(at_ms, _)| *at_ms),
+        }
+    }
+
+    /// When there is something to do though nobody takes messages: some expire, or a lease may
+    /// end.
+    pub(crate) fn next_end(&self) -> Next {
+        Next {
+            steady_ms: Some(self.lease_due_ms).filter(|at_ms| *at_ms < i64::MAX),
+            wall_ms: self.expiring.first().map(|(at_ms, _)| *at_ms),
+        }
     }
 
     /// Whether a lease may have ended; then `State::overdue` tells which, and when the next
@@ -407,15 +442,25 @@ impl Schedule {
     }
 
     /// Messages that wait for a time, as far as was scanned.
-    pub(crate) fn delayed(&self, now_ms: i64) -> u64 {
-        let is_late = |(at_ms, _): &&(i64, u64)| *at_ms <= now_ms;
-        if self.gone.is_empty() {
-            let late = self.due.iter().take_while(is_late).count();
-            return (self.due.len() - late) as u64;
-        }
-        let due = self.due.iter().skip_while(is_late);
-        due.filter(|(_, offset)| !self.gone.contains(*offset))
-            .count() as u64
+    pub(crate) fn delayed(&self, now: Now) -> u64 {
+        let waiting = |set: &BTreeSet<(i64, u64)>, now_ms: i64| {
+            let is_late = |(at_ms, _): &&(i64, u64)| *at_ms <= now_ms;
+            if self.gone.is_empty() {
+                return set.len() - set.iter().take_while(is_late).count();
+            }
+            let waiting = set.iter().skip_while(is_late);
+            waiting
+                .filter(|(_, offset)| !self.gone.contains(*offset))
+                .count()
+        };
+        (waiting(&self.due, now.steady_ms) + waiting(&self.delayed, now.wall_ms)) as u64
+    }
+
+    /// Messages that wait for the end of their delay, in order of it, from this time and offset on,
+    /// as far as was scanned. Some may be due.
+    pub(crate) fn delays(&self, from: (i64, u64)) -> impl Iterator<Item = (i64, u64)> + '_ {
+        let known = self.delayed.range(from..).copied();
+        known.filter(|(_, offset)| *offset >= self.floor && !self.gone.contains(*offset))
     }
 
     /// Bytes that the schedule takes, about.
@@ -431,7 +476,7 @@ impl Schedule {
             + self.ready.bytes()
             + self.known.bytes()
             + self.keys.bytes()
-            + (self.due.len() + self.expiring.len()) * 32
+            + (self.due.len() + self.delayed.len() + self.expiring.len()) * 32
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     policy::{Order, Priorities},
     schedule::{Rules, Schedule},
     state::State,
+    time::Now,
     view::Standing,
 };
 
@@ -127,10 +128,10 @@ fn delays_and_blocked_keys_stay_small() {
         };
         schedule.scanned(offset, &attributes, Standing::Fresh);
         if offset % 100_000 == 0 {
-            schedule.next(0, 1_000_000);
+            schedule.next(Now::both(0), 1_000_000);
         }
     }
-    schedule.next(0, 1_000_000);
+    schedule.next(Now::both(0), 1_000_000);
     println!(
         "2 M waiting behind two keys: {} kB",
         schedule.bytes() / 1_000
@@ -153,7 +154,7 @@ fn work(rules: Rules, of: impl Fn(u64) -> Attributes) -> f64 {
         }
         now_ms += 1;
         let mut verdicts = Vec::new();
-        let runs = schedule.next(now_ms, 100);
+        let runs = schedule.next(Now::both(now_ms), 100);
         let kinds = runs
             .into_iter()
             .map(|run| lease(&state, run, now_ms + 30_000))

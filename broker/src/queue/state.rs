@@ -208,6 +208,7 @@ impl State {
             Kind::Gone(verdicts) => self.judge(Rule::Gone, verdicts, discard, events),
             Kind::DeadWritten(up_to) => self.dead_written(*up_to),
             Kind::Drop(dropping) => self.drop_messages(dropping, discard, end, events),
+            Kind::Delay(delay) => self.delay(delay, end, events),
             Kind::Unpark(key) => {
                 self.parked.remove(key);
                 events.push(Event::Unparked { key: *key });
@@ -329,7 +330,8 @@ impl State {
             match record.phase {
                 Phase::Leased(_) => spans.push(one, Status::Leased),
                 Phase::Retry { at_ms } if at_ms > *now_ms => spans.push(one, Status::NotDue),
-                Phase::Ready | Phase::Retry { .. } => {
+                // Whoever grants has looked at the wall clock.
+                Phase::Ready | Phase::Retry { .. } | Phase::Delayed { .. } => {
                     let number = *next_lease;
                     *next_lease += 1;
                     record.hand_outs = record.hand_outs.saturating_add(1);

@@ -7,8 +7,8 @@
 
 use super::{
     command::{
-        Action, Batch, Command, Death, DropReason, Dropping, Grant, Kind, Reason, Replies, Reply,
-        Retry, Status, Verdict, Verdicts,
+        Action, Batch, Command, Death, Delay, DropReason, Dropping, Grant, Kind, Reason, Replies,
+        Reply, Retry, Status, Verdict, Verdicts,
     },
     events::Event,
     known::Attributes,
@@ -16,6 +16,7 @@ use super::{
     record::Phase,
     schedule::{Rules, Schedule, WINDOW},
     state::State,
+    time::{Next, Now},
     view::{Standing, Tally},
 };
 use crate::limits::{MAX_FAILURE_BYTES, MAX_LEASES_PER_GRANT};
@@ -348,11 +349,15 @@ fn delays_are_never_early_and_late_ones_come_at_once() {
         is_wanted: offset != 60,
         ..Attributes::default()
     });
-    assert_eq!(schedule.next(999, 1_000), [50..60, 61..100]);
-    assert_eq!(schedule.next_due_ms(), Some(1_000));
-    assert_eq!(schedule.next(1_001, 1_000), [0..2]);
+    assert_eq!(schedule.next(Now::both(999), 1_000), [50..60, 61..100]);
+    let due = Next {
+        steady_ms: None,
+        wall_ms: Some(1_000),
+    };
+    assert_eq!(schedule.next_due(), due);
+    assert_eq!(schedule.next(Now::both(1_001), 1_000), [0..2]);
     assert_eq!(schedule.expired(1_006, 10), [7]);
-    assert_eq!(schedule.next(9_999, 1_000), [2..7, 8..50]);
+    assert_eq!(schedule.next(Now::both(9_999), 1_000), [2..7, 8..50]);
     assert_eq!(schedule.unmatched(10), [60..61]);
     assert_eq!((schedule.in_flight(), schedule.ready()), (98, 0));
 }
@@ -370,15 +375,15 @@ fn a_failing_key_stops_nobody_however_far_its_messages_lie() {
         key_hash: Some(key(offset)),
         ..Attributes::default()
     });
-    assert_eq!(schedule.next(0, 1_000), [0..1, 90..100]);
+    assert_eq!(schedule.next(Now::both(0), 1_000), [0..1, 90..100]);
     schedule.follow(&Event::Retry {
         run: 0..1,
         at_ms: 500,
     });
-    assert_eq!(schedule.next(499, 1_000), []);
-    assert_eq!(schedule.next(500, 1_000), [0..1]);
+    assert_eq!(schedule.next(Now::both(499), 1_000), []);
+    assert_eq!(schedule.next(Now::both(500), 1_000), [0..1]);
     schedule.follow(&Event::Acked { run: 0..1 });
-    assert_eq!(schedule.next(500, 1_000), [1..2]);
+    assert_eq!(schedule.next(Now::both(500), 1_000), [1..2]);
 }
 
 #[test]
@@ -394,7 +399,7 @@ fn a_dead_letter_parks_its_key_until_it_is_unparked() {
         ..Attributes::default()
     };
     let mut schedule = scheduled(rules, &state, of);
-    assert_eq!(schedule.next(0, 1_000), [0..2]);
+    assert_eq!(schedule.next(Now::both(0), 1_000), [0..2]);
     let lease = grant(&state, 0..2, 1_000);
     apply(&mut state, 0, lease);
     let dead = Action::Dead(Death {
@@ -410,16 +415,16 @@ fn a_dead_letter_parks_its_key_until_it_is_unparked() {
     for event in state.apply(&batch, END).events {
         schedule.follow(&event);
     }
-    assert_eq!(schedule.next(1, 1_000), []);
+    assert_eq!(schedule.next(Now::both(1), 1_000), []);
     assert_eq!(schedule.parked(2), [2..3, 4..5]);
     // The same from the state alone, after a change of leaders.
     let mut rebuilt = scheduled(rules, &state, of);
-    assert_eq!(rebuilt.next(1, 1_000), []);
+    assert_eq!(rebuilt.next(Now::both(1), 1_000), []);
     assert_eq!(rebuilt.parked(1), [2..3]);
     apply(&mut state, 2, Kind::Unpark(0));
     rebuilt.follow(&Event::Unparked { key: 0 });
     rebuilt.give_back_leaving(2..3, DropReason::Parked);
-    assert_eq!(rebuilt.next(2, 1_000), [2..3]);
+    assert_eq!(rebuilt.next(Now::both(2), 1_000), [2..3]);
 }
 
 #[test]
@@ -429,7 +434,7 @@ fn a_window_is_enough_without_priorities() {
     assert_eq!(schedule.scan_wanted(10 * WINDOW), 0..WINDOW);
     schedule.scanned_plain(0..WINDOW);
     assert_eq!(schedule.scan_wanted(10 * WINDOW), WINDOW..WINDOW);
-    schedule.next(0, 10);
+    schedule.next(Now::both(0), 10);
     assert_eq!(schedule.scan_wanted(10 * WINDOW), WINDOW..WINDOW + 10);
     let rules = Rules {
         priorities: super::policy::Priorities::Strict,
@@ -446,11 +451,104 @@ fn a_window_is_enough_without_priorities() {
     };
     let mut keyed = Schedule::new(rules, &state);
     keyed.scanned_plain(0..80);
-    assert_eq!(keyed.next(0, 1), []);
+    assert_eq!(keyed.next(Now::both(0), 1), []);
     let attributes = Attributes::default();
     keyed.scanned(80, &attributes, state.standing(80));
-    assert_eq!(keyed.next(0, 1), [0..1]);
+    assert_eq!(keyed.next(Now::both(0), 1), [0..1]);
     let is_leased =
         |standing| matches!(standing, Standing::Open(r) if matches!(r.phase, Phase::Leased(_)));
     assert!(is_leased(state.standing(80)));
+}
+
+/// Delays go by the wall clock and retries by the steady one, whatever the other shows.
+#[test]
+fn a_step_of_the_wall_clock_moves_delays_and_no_retry() {
+    let mut state = begun();
+    let mut schedule = Schedule::new(Rules::default(), &state);
+    let delayed = Attributes {
+        delay_until_ms: Some(1_000),
+        ..Attributes::default()
+    };
+    let expiring = Attributes {
+        expires_at_ms: Some(5_000),
+        ..Attributes::default()
+    };
+    schedule.scanned(0, &delayed, Standing::Fresh);
+    schedule.scanned(1, &delayed, Standing::Fresh);
+    schedule.scanned(2, &expiring, Standing::Fresh);
+    schedule.scanned_plain(3..4);
+    let at = |steady_ms, wall_ms| Now { steady_ms, wall_ms };
+    assert_eq!(schedule.next(at(9_000, 999), 1), [2..3]);
+    assert_eq!(schedule.next(at(9_000, 999), 9), [3..4]);
+    let lease = grant(&state, 3..4, 20_000);
+    apply(&mut state, 9_000, lease);
+    let retry = Action::Retry(Retry {
+        at_ms: 9_500,
+        error: String::new(),
+    });
+    let verdict = verdict(3, 1, 1, retry);
+    let batch = Batch {
+        now_ms: 9_100,
+        commands: vec![Command::new(Kind::Settle(verdict))],
+        ..Batch::default()
+    };
+    for event in state.apply(&batch, END).events {
+        schedule.follow(&event);
+    }
+    // An hour ahead: the delays are over, the retry waits.
+    assert_eq!(schedule.next(at(9_499, 3_600_000), 9), [0..2]);
+    assert_eq!(schedule.next(at(9_499, 3_600_000), 9), []);
+    // An hour back: the retry comes all the same.
+    assert_eq!(schedule.next(at(9_500, -3_600_000), 9), [3..4]);
+}
+
+#[test]
+fn another_delay_replaces_the_first_until_the_message_is_handed_out() {
+    let mut state = begun();
+    let mut schedule = Schedule::new(Rules::default(), &state);
+    let delayed = Attributes {
+        delay_until_ms: Some(1_000),
+        ..Attributes::default()
+    };
+    schedule.scanned(0, &delayed, Standing::Fresh);
+    schedule.scanned_plain(1..2);
+    let change = |state: &mut State, schedule: &mut Schedule, offset, until_ms| {
+        let delay = Delay {
+            offset,
+            until_ms,
+            epoch: state.epoch(),
+        };
+        let batch = Batch {
+            commands: vec![Command::new(Kind::Delay(delay))],
+            ..Batch::default()
+        };
+        let applied = state.apply(&batch, END);
+        applied
+            .events
+            .iter()
+            .for_each(|event| schedule.follow(event));
+        applied.replies.replies[0].status()
+    };
+    assert_eq!(change(&mut state, &mut schedule, 0, 3_000), Status::Done);
+    assert_eq!(change(&mut state, &mut schedule, 1, 500), Status::Done);
+    assert_eq!(
+        schedule.delays((0, 0)).collect::<Vec<_>>(),
+        [(500, 1), (3_000, 0)]
+    );
+    assert_eq!(schedule.next(Now::both(2_999), 9), [1..2]);
+    // A new leader knows it from the state, not from the log.
+    let state = &mut State::load(&state.save()).unwrap();
+    let mut rebuilt = Schedule::new(Rules::default(), state);
+    for offset in 0..2 {
+        rebuilt.scanned(offset, &delayed, state.standing(offset));
+    }
+    assert_eq!(rebuilt.next(Now::both(2_999), 9), [1..2]);
+    assert_eq!(rebuilt.next(Now::both(3_000), 9), [0..1]);
+    let lease = grant(state, 0..1, 9_000);
+    apply(state, 3_000, lease);
+    assert_eq!(change(state, &mut rebuilt, 0, 1), Status::Leased);
+    let release = verdict(0, 1, 1, Action::Release(true));
+    apply(state, 3_000, Kind::Settle(release));
+    assert_eq!(change(state, &mut rebuilt, 0, 1), Status::HandedOut);
+    assert_eq!(change(state, &mut rebuilt, END, 1), Status::BeyondEnd);
 }

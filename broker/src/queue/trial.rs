@@ -15,8 +15,8 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
     command::{
-        Action, Batch, Command, Death, DropReason, Dropping, Grant, Kind, Reason, Reply, Retry,
-        Run, Status, Verdict, Verdicts,
+        Action, Batch, Command, Death, Delay, DropReason, Dropping, Grant, Kind, Reason, Reply,
+        Retry, Run, Status, Verdict, Verdicts,
     },
     events::Event,
     known::Attributes,
@@ -25,12 +25,16 @@ use super::{
     schedule::{Rules, Schedule},
     state::State,
     testing,
+    time::Now,
     view::{Held, Standing},
 };
 
 struct World {
     random: StdRng,
+    /// Steady time.
     now_ms: i64,
+    /// What the wall clock shows beyond it; steps back and forth.
+    wall_ms: i64,
     policy: Policy,
     log: Vec<Attributes>,
     state: State,
@@ -81,6 +85,7 @@ impl World {
         let mut world = World {
             random,
             now_ms: 1_000_000,
+            wall_ms: 0,
             policy,
             log: Vec::new(),
             state,
@@ -100,6 +105,13 @@ impl World {
 
     fn below(&mut self, bound: u64) -> u64 {
         self.random.random_range(0..bound.max(1))
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            steady_ms: self.now_ms,
+            wall_ms: self.now_ms + self.wall_ms,
+        }
     }
 
     fn end(&self) -> u64 {
@@ -163,8 +175,11 @@ impl World {
     }
 
     fn take(&mut self, max: u64) {
+        if self.schedule.is_ahead_of(self.now().wall_ms, 0) {
+            self.rebuild();
+        }
         let expected = self.expected();
-        let runs = self.schedule.next(self.now_ms, max);
+        let runs = self.schedule.next(self.now(), max);
         let offsets: Vec<u64> = runs.into_iter().flatten().collect();
         assert!(offsets.len() as u64 <= max);
         if let Some(expected) = expected {
@@ -218,10 +233,10 @@ impl World {
     }
 
     fn take_leaving(&mut self, max: u64) {
-        let expired = self.schedule.expired(self.now_ms, max as usize);
+        let expired = self.schedule.expired(self.now().wall_ms, max as usize);
         for offset in expired {
             let expires = self.log[offset as usize].expires_at_ms;
-            assert!(expires.is_some_and(|at_ms| at_ms <= self.now_ms));
+            assert!(expires.is_some_and(|at_ms| at_ms <= self.now().wall_ms));
             self.leaving.push((offset..offset + 1, DropReason::Ttl));
         }
         for run in self.schedule.unmatched(max) {
@@ -404,7 +419,7 @@ impl World {
         for _ in 0..count {
             let mut attributes = Attributes::default();
             if special {
-                let now_ms = self.now_ms;
+                let now_ms = self.now().wall_ms;
                 attributes.key_hash = self.chance(0.8).then(|| self.below(4));
                 let delay = self.random.random_range(-100..2_000);
                 attributes.delay_until_ms = self.chance(0.2).then_some(now_ms + delay);
@@ -450,6 +465,9 @@ impl World {
             14..26 => {
                 let wait = [1, 50, 400, 1_100][self.below(4) as usize];
                 self.now_ms += self.random.random_range(0..=wait);
+                if self.chance(0.1) {
+                    self.wall_ms = self.random.random_range(-1_500..1_500);
+                }
             }
             26..40 => {
                 let at_most = 1 + self.below(8);
@@ -480,9 +498,30 @@ impl World {
         }
     }
 
+    /// Rescheduled by a user: one that is delayed, or any.
+    fn delay(&mut self) {
+        let delayed: Vec<_> = self.schedule.delays((i64::MIN, 0)).collect();
+        let offset = match delayed.len() {
+            0 => self.below(self.end() + 2),
+            count => delayed[self.below(count as u64) as usize].1,
+        };
+        // The driver names nothing that is on its way, or is to leave.
+        if self.is_taken(offset) || self.is_leaving(offset) {
+            return;
+        }
+        let until_ms = self.now().wall_ms + self.random.random_range(-500..2_000);
+        let epoch = self.state.epoch() - u64::from(self.chance(0.05));
+        self.apply(vec![Kind::Delay(Delay {
+            offset,
+            until_ms,
+            epoch,
+        })]);
+    }
+
     fn rare_step(&mut self) {
         let floor = self.state.floor();
-        match self.below(12) {
+        match self.below(16) {
+            12.. => self.delay(),
             0..4 => {
                 let to = floor + self.below(4);
                 self.apply(vec![Kind::Trim(to)]);

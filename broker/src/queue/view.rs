@@ -211,8 +211,12 @@ impl State {
             }
             match record.phase {
                 Phase::Leased(_) => tally.leased += 1,
-                Phase::Retry { at_ms } if at_ms > tally.now_ms => tally.delayed += 1,
-                Phase::Ready | Phase::Retry { .. } => {}
+                Phase::Retry { at_ms } | Phase::Delayed { until_ms: at_ms }
+                    if at_ms > tally.now_ms =>
+                {
+                    tally.delayed += 1;
+                }
+                Phase::Ready | Phase::Retry { .. } | Phase::Delayed { .. } => {}
             }
             tally.failed[(record.failed as usize).min(ATTEMPT_BUCKETS - 1)] += 1;
         }

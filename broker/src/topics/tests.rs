@@ -6,6 +6,7 @@ use std::time::Duration;
 use aqueduct_storage::{StoreOptions, disk::RealDisk};
 
 use super::*;
+use crate::clock::Clock;
 
 struct Fixture {
     topics: Arc<Topics>,
@@ -24,7 +25,7 @@ async fn fixture() -> Fixture {
     let disk = RealDisk::new(dir.path()).unwrap();
     let store = Store::open(Arc::new(disk), StoreOptions::default()).unwrap();
     let log = store.create_logs(&[METADATA_GROUP]).unwrap().pop().unwrap();
-    let metadata = Metadata::start(log).await.unwrap();
+    let metadata = Metadata::start(log, Clock::default()).await.unwrap();
     let shards = Arc::new(Shards::start(1).unwrap());
     let mut config = Config::new(dir.path());
     config.auto_create_topics = true;

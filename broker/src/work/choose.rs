@@ -10,7 +10,7 @@ use super::{
     lane::{Lane, size_of_record},
     plan::{Choice, Demand, runs_of},
 };
-use crate::queue::policy::Policy;
+use crate::queue::{policy::Policy, time::Now};
 
 /// Messages that a consumer is leased in a partition and round.
 const AT_A_TIME: u64 = 1_000;
@@ -40,7 +40,11 @@ impl Driver {
         streams.chain(calls).collect()
     }
 
-    pub(super) async fn choose(&mut self, demands: &mut [Demand]) -> BTreeMap<usize, Vec<Choice>> {
+    pub(super) async fn choose(
+        &mut self,
+        now: Now,
+        demands: &mut [Demand],
+    ) -> BTreeMap<usize, Vec<Choice>> {
         let mut choices: BTreeMap<usize, Vec<Choice>> = BTreeMap::new();
         let (count, lanes) = (demands.len(), self.lanes.len());
         for turn in 0..count {
@@ -51,9 +55,8 @@ impl Driver {
                 if demand.messages == 0 || demand.bytes == 0 {
                     break;
                 }
-                let now_ms = self.clock.now_ms();
                 let lane = &mut self.lanes[index];
-                let chosen = choose_in(lane, &self.policy, now_ms, who, demand).await;
+                let chosen = choose_in(lane, &self.policy, now, who, demand).await;
                 choices.entry(index).or_default().extend(chosen);
             }
         }
@@ -65,14 +68,14 @@ impl Driver {
 async fn choose_in(
     lane: &mut Lane,
     policy: &Policy,
-    now_ms: i64,
+    now: Now,
     who: usize,
     demand: &mut Demand,
 ) -> Vec<Choice> {
     if lane.pause_left_ms().is_some() {
         return Vec::new();
     }
-    let rate = lane.bucket.available(now_ms, policy.rate_per_s);
+    let rate = lane.bucket.available(now.steady_ms, policy.rate_per_s);
     let (limit, consumer) = (policy.max_in_flight.consumer, demand.consumer);
     let most = demand.messages.min(AT_A_TIME).min(rate);
     let taken = lane.with(policy, |state, schedule| {
@@ -86,7 +89,7 @@ async fn choose_in(
             0 => most,
             limit => most.min(limit.saturating_sub(held())),
         };
-        (schedule.next(now_ms, most), state.epoch())
+        (schedule.next(now, most), state.epoch())
     });
     let Some((runs, epoch)) = taken.filter(|(runs, _)| !runs.is_empty()) else {
         return Vec::new();

@@ -12,18 +12,23 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
     Delivery, Request, Settled,
+    delays::Asked,
     face::{Face, Holder},
     lane::Lane,
     steer::Steered,
     verdicts::Wish,
 };
 use crate::{
-    clock::{self, Steady},
+    clock::{Moves, Steady},
     error::Refusal,
     lanes::Credit,
     limits,
     metadata::groups::Group,
-    queue::{policy::Policy, schedule::Rules},
+    queue::{
+        policy::Policy,
+        schedule::Rules,
+        time::{Next, Now},
+    },
     services::Services,
     topics::LiveTopic,
 };
@@ -32,6 +37,8 @@ use crate::{
 const LINGER: Duration = Duration::from_millis(500);
 /// Longest sleep: what nobody announces is looked for after this.
 const LONGEST: Duration = Duration::from_secs(60);
+/// Longest sleep while something waits for wall time: nobody tells when that clock steps.
+const STEP_NOTICED: Duration = Duration::from_secs(2);
 
 /// A stream.
 pub(super) struct Consumer {
@@ -69,7 +76,9 @@ pub(super) struct Driver {
     pub(super) settling: Vec<Settling>,
     pub(super) steering: Vec<Steered>,
     pub(super) face: Arc<Face>,
+    pub(super) asked: Vec<Asked>,
     pub(super) clock: Steady,
+    moves: Moves,
     /// Who is asked first, so that nobody is always the last.
     pub(super) turn: usize,
     inbox: mpsc::Receiver<Request>,
@@ -88,6 +97,8 @@ impl Driver {
         (wake, face): (Arc<Notify>, Arc<Face>),
     ) -> Driver {
         let topics = services.topics.changes();
+        let clock = services.clock.steady_from(0);
+        let moves = services.clock.moves();
         let mut driver = Driver {
             services,
             policy: policy_of(&group),
@@ -99,7 +110,9 @@ impl Driver {
             settling: Vec::new(),
             steering: Vec::new(),
             face,
-            clock: Steady::not_before(0),
+            asked: Vec::new(),
+            clock,
+            moves,
             turn: 0,
             inbox,
             wake,
@@ -126,7 +139,8 @@ impl Driver {
         let policy = &self.policy;
         let seen = |lane: &mut Lane| lane.with(policy, |state, _| state.now_ms());
         let seen = self.lanes.iter_mut().filter_map(seen).max();
-        self.clock = Steady::not_before(seen.unwrap_or(0));
+        let (id, work) = (self.group.id, &self.services.work);
+        self.clock = work.time_of(id, &self.services.clock, seen.unwrap_or(0));
         self.look_at_topic();
         loop {
             while let Ok(request) = self.inbox.try_recv() {
@@ -134,6 +148,7 @@ impl Driver {
             }
             self.answer_late_calls();
             self.steer().await;
+            self.answer_asked().await;
             if self.over.is_none() && self.round().await {
                 tokio::task::yield_now().await;
                 continue;
@@ -154,6 +169,7 @@ impl Driver {
                 Ok(()) = self.topics.changed() => self.look_at_topic(),
                 () = &mut drained => break,
                 () = tokio::time::sleep(pause) => {}
+                () = self.moves.next() => {}
                 () = tokio::time::sleep(LINGER), if idle => {
                     if self.retire() {
                         return;
@@ -175,7 +191,8 @@ impl Driver {
 
     /// How long nothing happens by itself.
     fn pause(&mut self) -> Duration {
-        let now_ms = self.clock.now_ms();
+        let now = self.now();
+        let now_ms = now.steady_ms;
         let mut pause = self.paused_for().unwrap_or(LONGEST).min(LONGEST);
         let wanted = self.has_demand();
         for lane in &mut self.lanes {
@@ -186,19 +203,28 @@ impl Driver {
                 pause = pause.min(Duration::from_millis(left));
                 continue;
             }
-            let due = lane.with(&self.policy, |_, schedule| {
+            let next = lane.with(&self.policy, |_, schedule| {
                 // What is due waits for demand, and not for a time.
-                schedule.wake(now_ms);
-                schedule.next_due_ms()
+                schedule.wake(now);
+                schedule.next_due().or(schedule.next_end())
             });
+            let next = next.unwrap_or_default();
+            if next.wall_ms.is_some() {
+                pause = pause.min(STEP_NOTICED);
+            }
             let rate = self.policy.rate_per_s;
             let limited = wanted && lane.bucket.available(now_ms, rate) == 0;
-            let next = limited.then(|| lane.bucket.next_ms(now_ms, rate));
-            for at_ms in [due.flatten(), next].into_iter().flatten() {
-                let left = u64::try_from(at_ms.saturating_sub(now_ms)).unwrap_or(0);
+            let rate = Next {
+                steady_ms: limited.then(|| lane.bucket.next_ms(now_ms, rate)),
+                wall_ms: None,
+            };
+            if let Some(left) = next.or(rate).left_ms(now) {
                 // A millisecond at least: what is due and cannot be done is no reason to spin.
                 pause = pause.min(Duration::from_millis(left.max(1)));
             }
+        }
+        for asked in &self.asked {
+            pause = pause.min(asked.until.saturating_duration_since(Instant::now()));
         }
         for call in &self.calls {
             pause = pause.min(call.until.saturating_duration_since(Instant::now()));
@@ -206,9 +232,18 @@ impl Driver {
         pause
     }
 
+    /// The present moment.
+    pub(super) fn now(&self) -> Now {
+        Now {
+            steady_ms: self.clock.now_ms(),
+            wall_ms: self.services.clock.wall_ms(),
+        }
+    }
+
     /// How long nobody gets anything, if the group is paused.
     fn paused_for(&self) -> Option<Duration> {
-        let left = self.group.paused_until_ms.saturating_sub(clock::now_ms());
+        let wall_ms = self.services.clock.wall_ms();
+        let left = self.group.paused_until_ms.saturating_sub(wall_ms);
         let left = u64::try_from(left).ok().filter(|left| *left > 0);
         left.map(Duration::from_millis)
     }
@@ -225,7 +260,11 @@ impl Driver {
     }
 
     fn is_idle(&mut self) -> bool {
-        if !self.consumers.is_empty() || !self.calls.is_empty() || !self.settling.is_empty() {
+        if !self.consumers.is_empty()
+            || !self.calls.is_empty()
+            || !self.settling.is_empty()
+            || !self.asked.is_empty()
+        {
             return false;
         }
         if self.over.is_some() {
@@ -278,6 +317,7 @@ impl Driver {
         for call in self.calls.drain(..) {
             let _ = call.answer.send(Err(why.clone()));
         }
+        self.asked.drain(..).for_each(|asked| asked.refuse(why));
         for settling in self.settling.drain(..) {
             let results = settling.wishes.iter().map(|_| Err(why.clone()));
             let _ = settling.answer.send(results.collect());
@@ -343,6 +383,10 @@ impl Driver {
                 }
             }
             Request::CountDelayed { answer } => drop(answer.send(self.count_delayed())),
+            Request::Delayed(ask) => match &self.over {
+                Some(why) => Asked::new(ask).refuse(why),
+                None => self.asked.push(Asked::new(ask)),
+            },
             Request::Steer { what, answer } => match &self.over {
                 Some(why) => drop(answer.send(Err(why.clone()))),
                 None => self.steering.push(Steered { what, answer }),
@@ -367,9 +411,9 @@ impl Driver {
     }
 
     fn count_delayed(&mut self) -> Vec<u64> {
-        let (policy, now_ms) = (&self.policy, self.clock.now_ms());
+        let (policy, now) = (&self.policy, self.now());
         let lanes = self.lanes.iter_mut();
-        let delayed = lanes.map(|lane| lane.with(policy, |_, schedule| schedule.delayed(now_ms)));
+        let delayed = lanes.map(|lane| lane.with(policy, |_, schedule| schedule.delayed(now)));
         delayed.map(Option::unwrap_or_default).collect()
     }
 

@@ -30,6 +30,9 @@ use crate::{
 
 /// How long a partition that refused is left alone.
 const PAUSE_MS: u64 = 200;
+/// By how much the wall clock may go back, as it does when it is adjusted, without another look
+/// at what it had made due.
+const STEP_MS: i64 = 1_000;
 
 /// One partition.
 pub(super) struct Lane {
@@ -85,6 +88,14 @@ impl Lane {
     /// A changed policy needs another schedule.
     pub(super) fn reschedule(&mut self) {
         self.schedule = None;
+    }
+
+    /// After a step of the wall clock back, what was due by it has to wait again.
+    pub(super) fn follow_wall(&mut self, policy: &Policy, wall_ms: i64) {
+        let stepped = self.with(policy, |_, s| s.is_ahead_of(wall_ms, STEP_MS));
+        if stepped == Some(true) {
+            self.reschedule();
+        }
     }
 
     pub(super) fn pause(&mut self) {

@@ -10,6 +10,7 @@
 //! - [`lane`]: one partition of it
 //! - [`round`]: one round; [`choose`], [`plan`], [`outcome`]: its parts
 //! - [`steer`]: seeks, and parked keys that go on; [`face`]: who works; [`seeing`]: the rest to be seen
+//! - [`delays`]: messages that wait, by id
 //! - [`deaths`]: copies of dead letters to their topic, exactly once
 //!
 //! Promised: a message is delivered after its lease is durable and not before; what the driver
@@ -20,6 +21,7 @@
 mod attributes;
 mod choose;
 mod deaths;
+mod delays;
 mod driver;
 pub(crate) mod face;
 mod lane;
@@ -36,19 +38,24 @@ use aqueduct_proto::record::Record;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-pub(crate) use self::verdicts::{Wanted, Wish};
-pub(crate) use self::{attributes::hash as key_hash, steer::Steering};
+pub(crate) use self::{
+    attributes::hash as key_hash,
+    delays::{Change, Delayed},
+    steer::Steering,
+    verdicts::{Wanted, Wish},
+};
 use self::{
     driver::Driver,
     face::{Face, Holder},
 };
 use crate::{
+    clock::{Clock, Steady},
     error::Refusal,
     groups::admin::{NewGroup, wrong_kind},
     lanes::Credit,
     limits,
     metadata::groups::Group,
-    queue::policy::Policy,
+    queue::{policy::Policy, time::Now},
     services::Services,
 };
 
@@ -70,6 +77,17 @@ pub(crate) struct Delivery {
     /// 0 if no attempt failed.
     pub(crate) first_failure_ms: i64,
     pub(crate) last_error: String,
+}
+
+impl Delivery {
+    /// Times as the wall clock of this moment shows them, for a reader who has such a clock.
+    fn tell_by_wall(&mut self, now: Now) {
+        let shift_ms = now.wall_ms - now.steady_ms;
+        self.deadline_ms = self.deadline_ms.saturating_add(shift_ms);
+        if self.first_failure_ms > 0 {
+            self.first_failure_ms = self.first_failure_ms.saturating_add(shift_ms).max(1);
+        }
+    }
 }
 
 /// Results of verdicts, in their order.
@@ -105,6 +123,8 @@ pub(crate) enum Request {
         what: Steering,
         answer: oneshot::Sender<Result<(), Refusal>>,
     },
+    /// About messages that wait for their delay.
+    Delayed(delays::Ask),
     /// The group's policy has changed.
     Reconfigure,
     /// Nobody works from now on; refused while there are consumers.
@@ -125,6 +145,8 @@ struct Active {
 #[derive(Default)]
 pub(crate) struct Work {
     active: Mutex<HashMap<u64, Active>>,
+    /// The time of each group that had a task in this process: it goes on while there is none.
+    times: Mutex<HashMap<u64, Steady>>,
 }
 
 impl Work {
@@ -138,6 +160,18 @@ impl Work {
             active.remove(&id);
         }
         unreached
+    }
+
+    /// The group's time, which never goes back behind what the log has seen.
+    fn time_of(&self, id: u64, clock: &Clock, seen_ms: i64) -> Steady {
+        let mut times = self.times.lock();
+        let known = times.get(&id);
+        let time = match known {
+            Some(known) => known.not_before(seen_ms),
+            None => clock.steady_from(seen_ms),
+        };
+        times.insert(id, time.clone());
+        time
     }
 
     fn remove(&self, id: u64) {

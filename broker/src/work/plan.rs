@@ -18,6 +18,7 @@ use crate::{
         policy::Policy,
         schedule::Schedule,
         state::State,
+        time::Now,
     },
 };
 
@@ -105,7 +106,7 @@ impl Results {
 }
 /// What is to be decided for one partition in a round.
 pub(super) struct Docket {
-    pub(super) now_ms: i64,
+    pub(super) now: Now,
     /// Somebody takes messages of the group.
     pub(super) is_demanded: bool,
     pub(super) wishes: Wishes,
@@ -115,11 +116,12 @@ pub(super) struct Docket {
 /// The commands for one partition.
 pub(super) fn plan(lane: &mut Lane, group: &Group, policy: &Policy, docket: Docket) -> Plan {
     let Docket {
-        now_ms,
+        now,
         is_demanded,
         wishes,
         chosen,
     } = docket;
+    let now_ms = now.steady_ms;
     let is_blind = lane.judges_blindly(policy);
     let copied_to = lane.copied_to;
     let mut left = lane.gone.clone();
@@ -131,7 +133,7 @@ pub(super) fn plan(lane: &mut Lane, group: &Group, policy: &Policy, docket: Dock
             left.retain(|(consumer, closed)| end_of(&court, (*consumer, *closed), &mut plan));
             expire(policy, state, schedule, now_ms, &mut plan);
         }
-        leave(policy, state, schedule, now_ms, &mut plan);
+        leave(policy, state, schedule, now.wall_ms, &mut plan);
         if copied_to > state.dead_written_to() {
             plan.add(Kind::DeadWritten(copied_to), Part::Plain);
         }
@@ -213,8 +215,8 @@ fn expire(policy: &Policy, state: &State, schedule: &mut Schedule, now_ms: i64, 
 }
 
 /// Ends messages that nobody gets: expired, not wanted, of a parked key.
-fn leave(policy: &Policy, state: &State, schedule: &mut Schedule, now_ms: i64, plan: &mut Plan) {
-    let expired = schedule.expired(now_ms, LEAVING_AT_A_TIME as usize);
+fn leave(policy: &Policy, state: &State, schedule: &mut Schedule, wall_ms: i64, plan: &mut Plan) {
+    let expired = schedule.expired(wall_ms, LEAVING_AT_A_TIME as usize);
     let leaving = [
         (runs_of(&mut sorted(expired).into_iter()), DropReason::Ttl),
         (schedule.unmatched(LEAVING_AT_A_TIME), DropReason::Unmatched),

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::Refusal,
     partition::{Stepping, queues::Step},
-    queue::command::Batch,
+    queue::{command::Batch, time::Now},
 };
 
 /// An entry on its way into a partition's log, by the partition's place.
@@ -36,17 +36,21 @@ struct Verdicts {
 impl Driver {
     /// Whether anything was done, or is left to do at once.
     pub(super) async fn round(&mut self) -> bool {
+        let now = self.now();
+        let policy = &self.policy;
+        let lanes = self.lanes.iter_mut();
+        lanes.for_each(|lane| lane.follow_wall(policy, now.wall_ms));
         let mut more = self.scan().await;
         let mut demands = self.demands();
-        let choices = self.choose(&mut demands).await;
+        let choices = self.choose(now, &mut demands).await;
         let Verdicts {
             answers,
             results,
             wishes,
         } = self.take_verdicts();
         let mut waiting = Waiting { demands, results };
-        let now_ms = self.clock.now_ms();
-        let proposed = self.propose(now_ms, choices, wishes).await;
+        let now = self.now();
+        let proposed = self.propose(now, choices, wishes).await;
         more |= !proposed.is_empty();
         for (index, parts, begun) in proposed {
             let outcome = match begun {
@@ -54,13 +58,13 @@ impl Driver {
                 Err(refusal) => Err(refusal),
             };
             let lane = &mut self.lanes[index];
-            lane.conclude(&self.policy, now_ms, (parts, outcome), &mut waiting);
+            lane.conclude(&self.policy, now.steady_ms, (parts, outcome), &mut waiting);
         }
         for (answer, results) in answers.into_iter().zip(waiting.results.0) {
             // Whoever hung up does not want to know.
             let _ = answer.send(results);
         }
-        self.deliver(waiting.demands);
+        self.deliver(now, waiting.demands);
         self.turn = self.turn.wrapping_add(1);
         more | self.copy_dead().await
     }
@@ -68,11 +72,11 @@ impl Driver {
     /// One entry for each partition that has something to log.
     async fn propose(
         &mut self,
-        now_ms: i64,
+        now: Now,
         mut choices: BTreeMap<usize, Vec<Choice>>,
         mut wishes: BTreeMap<usize, Wishes>,
     ) -> Vec<Proposed> {
-        let is_demanded = self.has_demand();
+        let is_demanded = self.has_demand() || !self.asked.is_empty();
         let mut proposed = Vec::new();
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             let wishes = wishes.remove(&index).unwrap_or_default();
@@ -81,7 +85,7 @@ impl Driver {
                 continue;
             }
             let docket = Docket {
-                now_ms,
+                now,
                 is_demanded,
                 wishes,
                 chosen,
@@ -93,7 +97,7 @@ impl Driver {
             let step = Step {
                 group_id: self.group.id,
                 batch: Batch {
-                    now_ms,
+                    now_ms: now.steady_ms,
                     discard_dead: !self.policy.dead_letters,
                     commands: plan.commands,
                 },
@@ -105,7 +109,8 @@ impl Driver {
     }
 
     async fn scan(&mut self) -> bool {
-        let (mut more, demanded) = (false, self.has_demand());
+        let is_asked = !self.asked.is_empty();
+        let (mut more, demanded) = (false, self.has_demand() || is_asked);
         for lane in &mut self.lanes {
             if lane.pause_left_ms().is_some() || !(demanded || lane.judges_blindly(&self.policy)) {
                 continue;
@@ -167,11 +172,12 @@ impl Driver {
     }
 
     /// Sends what was leased. What nobody takes any more is given back.
-    fn deliver(&mut self, demands: Vec<Demand>) {
+    fn deliver(&mut self, now: Now, demands: Vec<Demand>) {
         let mut calls = std::mem::take(&mut self.calls).into_iter();
         let streams = self.consumers.len();
         let (mut messages, mut bytes) = (0, 0);
-        for (index, demand) in demands.into_iter().enumerate() {
+        for (index, mut demand) in demands.into_iter().enumerate() {
+            demand.got.iter_mut().for_each(|got| got.tell_by_wall(now));
             let sizes = demand.got.iter().map(|d| size_of_record(&d.record));
             let (count, size) = (demand.got.len() as u64, sizes.sum::<u64>());
             let is_taken = match self.consumers.get(index) {

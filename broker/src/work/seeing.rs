@@ -4,13 +4,13 @@
 //! messages wait for their own delay is known to the task alone.
 
 use crate::{
-    clock,
     error::Refusal,
     metadata::groups::{Group, StartAt},
     partition::{Partition, Place, Shared},
     queue::{
         record::{Phase, Record},
         state::{Counters, State},
+        time::Now,
         view::{Counts, Held, Standing, Tally},
     },
     services::Services,
@@ -68,6 +68,16 @@ pub(crate) enum PlaceOf {
     Leased,
     Done,
     Dead,
+}
+
+/// The present moment of a group's queue, as good as it is known without its task.
+fn now_of(group: &Group, shared: &Shared) -> Now {
+    let seen = shared.with_queues(|queues| queues.get(group.id).map(State::now_ms));
+    let steady = shared.clock.steady_from(seen.unwrap_or(0));
+    Now {
+        steady_ms: steady.now_ms(),
+        wall_ms: shared.clock.wall_ms(),
+    }
 }
 
 /// Where a group that has done nothing in a partition begins there.
@@ -190,13 +200,13 @@ impl Services {
             }
             return standing;
         }
-        let now_ms = clock::now_ms();
+        let now = now_of(group, shared);
         let found = shared.with_queues(|queues| {
             let state = queues.get(group.id)?;
             let error = state.last_error(offset).unwrap_or_default().to_owned();
             Some((state.standing(offset), is_dying(state, offset), error))
         });
-        let fresh = match delay_ms.filter(|at_ms| *at_ms > now_ms) {
+        let fresh = match delay_ms.filter(|at_ms| *at_ms > now.wall_ms) {
             Some(until_ms) => PlaceOf::Delayed { until_ms },
             None => PlaceOf::Ready,
         };
@@ -212,7 +222,7 @@ impl Services {
                 };
                 let place = (shared.number, offset);
                 let lease = held_by(place, record, holder, &error);
-                standing.open(record, now_ms, error, lease);
+                standing.open(record, now, error, lease);
             }
         }
         standing
@@ -220,15 +230,19 @@ impl Services {
 }
 
 impl StandingWith {
-    fn open(&mut self, record: Record, now_ms: i64, error: String, lease: Option<HeldBy>) {
+    fn open(&mut self, record: Record, now: Now, error: String, lease: Option<HeldBy>) {
         self.failed = record.failed;
         self.hand_outs = record.hand_outs;
         self.first_failure_ms = record.first_failure_ms;
         self.last_error = error;
         self.place = match record.phase {
             Phase::Leased(_) => PlaceOf::Leased,
-            Phase::Retry { at_ms } if at_ms > now_ms => PlaceOf::Delayed { until_ms: at_ms },
-            Phase::Retry { .. } | Phase::Ready => PlaceOf::Ready,
+            // Told by the wall clock, as all times are.
+            Phase::Retry { at_ms } if at_ms > now.steady_ms => PlaceOf::Delayed {
+                until_ms: at_ms.saturating_add(now.wall_ms - now.steady_ms),
+            },
+            Phase::Delayed { until_ms } if until_ms > now.wall_ms => PlaceOf::Delayed { until_ms },
+            Phase::Retry { .. } | Phase::Delayed { .. } | Phase::Ready => PlaceOf::Ready,
         };
         self.lease = lease;
     }
@@ -263,7 +277,8 @@ async fn view(group: &Group, partition: &Partition, delayed: u64) -> Result<Queu
     let mut view = look(group, partition, delayed).await;
     if let Some(oldest) = view.oldest {
         let stamp_ms = partition.timestamp_of(oldest).await?;
-        let age_ms = clock::now_ms().saturating_sub(stamp_ms).max(0);
+        let wall_ms = partition.shared().clock.wall_ms();
+        let age_ms = wall_ms.saturating_sub(stamp_ms).max(0);
         view.oldest_seconds = age_ms as f64 / 1_000.0;
     }
     Ok(view)
@@ -273,7 +288,7 @@ async fn view(group: &Group, partition: &Partition, delayed: u64) -> Result<Queu
 pub(crate) async fn look(group: &Group, partition: &Partition, delayed: u64) -> QueueView {
     let shared = partition.shared();
     let mut tally = Tally {
-        now_ms: clock::now_ms(),
+        now_ms: now_of(group, shared).steady_ms,
         ..Tally::default()
     };
     let mut from = Some(0);

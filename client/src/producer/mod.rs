@@ -197,6 +197,7 @@ impl Producer {
     /// [`Error::TooLarge`], [`Error::NotFound`] for a partition that is not there,
     /// [`Error::Closed`], or why the producer has ended ([`Error::Fenced`], ...).
     pub async fn send(&self, message: Message) -> Result<Delivery, Error> {
+        message.check()?;
         let size = message.size();
         if size > MAX_MESSAGE_BYTES {
             let message = format!("a message of {size} bytes; the limit is {MAX_MESSAGE_BYTES}");

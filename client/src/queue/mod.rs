@@ -11,6 +11,7 @@
 //! handed out again after any failure: at least once, never left out.
 
 mod consumer;
+mod delayed;
 mod desk;
 mod driver;
 mod job;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use aqueduct_proto::v1::{self, queues_client::QueuesClient};
 
 pub use consumer::{QueueConsumer, QueueConsumerBuilder, QueueEvent};
+pub use delayed::{Delayed, DelayedPage};
 pub use job::{Job, TraceParent};
 pub use lease::Lease;
 pub use verdict::{Settlement, Verdict};

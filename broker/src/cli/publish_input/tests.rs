@@ -10,6 +10,7 @@ fn rules(shape: Shape, key: Key) -> Rules {
         key,
         headers: Vec::new(),
         partition: None,
+        asked: Asked::default(),
         dedup: Dedup::None,
     }
 }

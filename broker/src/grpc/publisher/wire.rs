@@ -14,7 +14,7 @@ use crate::{
     grpc::status::embedded,
     limits::MAX_MESSAGES_PER_REQUEST,
     partition::{NewRecord, Stored},
-    publish::Incoming,
+    publish::{Incoming, Options},
 };
 
 pub(super) fn decode_message(message: v1::Message) -> Incoming {
@@ -22,6 +22,7 @@ pub(super) fn decode_message(message: v1::Message) -> Incoming {
         name: Bytes::from(header.name),
         value: Some(header.value),
     };
+    let options = Options::of(&message).map(Box::new);
     let dedup_id = (!message.dedup_id.is_empty()).then(|| Bytes::from(message.dedup_id));
     let record = NewRecord {
         timestamp_ms: message.timestamp_ms,
@@ -29,10 +30,12 @@ pub(super) fn decode_message(message: v1::Message) -> Incoming {
         value: message.value,
         headers: message.headers.into_iter().map(header).collect(),
         dedup_id,
+        delay_ms: None,
     };
     Incoming {
         record,
         partition: message.partition,
+        options,
     }
 }
 

@@ -37,20 +37,24 @@ impl World {
 
     fn is_over(&self, offset: u64) -> bool {
         let expires = self.log[offset as usize].expires_at_ms;
-        expires.is_some_and(|at_ms| at_ms <= self.now_ms)
+        expires.is_some_and(|at_ms| at_ms <= self.now().wall_ms)
     }
 
     /// Could be handed out now, if nothing but the message itself mattered.
     fn is_ready(&self, offset: u64) -> bool {
         let message = &self.model.messages[offset as usize];
         let attributes = &self.log[offset as usize];
-        let due_ms = match message.is {
+        let now = self.now();
+        let is_due = match message.is {
             Is::Settled | Is::Leased(..) => return false,
-            Is::Retry(at_ms) => Some(at_ms),
-            Is::Ready if message.hand_outs > 0 => None,
-            Is::Ready => attributes.delay_until_ms,
+            Is::Retry(at_ms) => at_ms <= now.steady_ms,
+            Is::Delayed(until_ms) => until_ms <= now.wall_ms,
+            Is::Ready if message.hand_outs > 0 => true,
+            Is::Ready => attributes
+                .delay_until_ms
+                .is_none_or(|until_ms| until_ms <= now.wall_ms),
         };
-        due_ms.is_none_or(|at_ms| at_ms <= self.now_ms)
+        is_due
             && attributes.is_wanted
             && !self.is_over(offset)
             && offset < self.schedule.scanned_to
@@ -63,7 +67,7 @@ impl World {
             Is::Leased(..) => true,
             // Cancelled while its lease was on the way.
             Is::Settled => false,
-            Is::Ready | Is::Retry(_) => self.is_taken(offset),
+            Is::Ready | Is::Retry(_) | Is::Delayed(_) => self.is_taken(offset),
         }
     }
 
@@ -179,6 +183,7 @@ impl World {
                     let is = match record.phase {
                         Phase::Ready => Is::Ready,
                         Phase::Retry { at_ms } => Is::Retry(at_ms),
+                        Phase::Delayed { until_ms } => Is::Delayed(until_ms),
                         Phase::Leased(lease) => {
                             Is::Leased(lease.number, lease.deadline_ms, lease.consumer)
                         }
@@ -277,8 +282,9 @@ impl World {
                 self.drop_run(run.clone(), reason);
                 self.schedule.forget(run);
             }
-            let next = self.schedule.next_due_ms().unwrap_or(self.now_ms);
-            self.now_ms = self.now_ms.max(next);
+            let next = self.schedule.next_due().or(self.schedule.next_end());
+            let left_ms = next.left_ms(self.now()).unwrap_or(0);
+            self.now_ms += i64::try_from(left_ms).unwrap();
             while self.schedule.leases_may_end(self.now_ms) {
                 self.expire();
             }

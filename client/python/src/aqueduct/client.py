@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 
 from aqueduct._connection import (
@@ -167,6 +167,10 @@ class Client:
         dedup_id: str | None = None,
         partition: int | None = None,
         time: datetime | None = None,
+        delay: timedelta | float | None = None,
+        deliver_at: datetime | None = None,
+        ttl: timedelta | float | None = None,
+        priority: int | None = None,
         expected_offset: int | None = None,
     ) -> Ack:
         """Publishes one message (a whole one, or its value) and waits until it is on stable
@@ -176,7 +180,18 @@ class Client:
         again with the same `dedup_id` is safe. With `expected_offset`: raises `OffsetMismatch`
         unless that is the next offset of the message's partition.
         """
-        message = as_message(value, key, headers, dedup_id=dedup_id, partition=partition, time=time)
+        message = as_message(
+            value,
+            key,
+            headers,
+            dedup_id=dedup_id,
+            partition=partition,
+            time=time,
+            delay=delay,
+            deliver_at=deliver_at,
+            ttl=ttl,
+            priority=priority,
+        )
         (result,) = await self.publish_many(topic, [message], expected_offset=expected_offset)
         if isinstance(result, AqueductError):
             raise result

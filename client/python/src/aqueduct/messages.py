@@ -36,6 +36,10 @@ def to_time(ms: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=ms)
 
 
+def _as_delta(duration: timedelta | float) -> timedelta:
+    return duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
+
+
 @dataclass(slots=True)
 class Message:
     """A message to publish.
@@ -43,6 +47,10 @@ class Message:
     Without value it is a tombstone. Messages of one key go to one partition, in order, unless
     `partition` chooses. `time` defaults to the broker's time of arrival. A message whose
     `dedup_id` was stored within the topic's dedup window is not stored again.
+
+    For queue groups: `delay` (from when it is stored, by the broker's clock) or `deliver_at`
+    holds it back, at most ten years; after `ttl` from its time it is not handed out any more;
+    `priority` is 0 to 9, the greater first, 4 without one. Readers without a group see it at once.
     """
 
     value: Data | None
@@ -51,6 +59,10 @@ class Message:
     dedup_id: str | None = None
     partition: int | None = None
     time: datetime | None = None
+    delay: timedelta | float | None = None
+    deliver_at: datetime | None = None
+    ttl: timedelta | float | None = None
+    priority: int | None = None
 
     def to_proto(self) -> types_pb2.Message:
         """As it travels."""
@@ -73,6 +85,14 @@ class Message:
             message.partition = self.partition
         if self.time is not None:
             message.timestamp_ms = to_ms(self.time)
+        if self.delay is not None:
+            message.delay.FromTimedelta(_as_delta(self.delay))
+        if self.deliver_at is not None:
+            message.deliver_at.FromDatetime(self.deliver_at.astimezone(timezone.utc))
+        if self.ttl is not None:
+            message.ttl.FromTimedelta(_as_delta(self.ttl))
+        if self.priority is not None:
+            message.priority = self.priority
         return message
 
 

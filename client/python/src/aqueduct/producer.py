@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Generator
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 
 from aqueduct._connection import Backoff, Connection, Stream
@@ -166,6 +166,10 @@ class Producer:
         dedup_id: str | None = None,
         partition: int | None = None,
         time: datetime | None = None,
+        delay: timedelta | float | None = None,
+        deliver_at: datetime | None = None,
+        ttl: timedelta | float | None = None,
+        priority: int | None = None,
     ) -> Delivery:
         """Takes a message (a whole one, or its value) for sending; waits only for room.
 
@@ -173,7 +177,16 @@ class Producer:
         messages calls `flush` now and then: it raises what nobody has seen.
         """
         message = as_message(
-            value, key, headers, dedup_id=dedup_id, partition=partition, time=time
+            value,
+            key,
+            headers,
+            dedup_id=dedup_id,
+            partition=partition,
+            time=time,
+            delay=delay,
+            deliver_at=deliver_at,
+            ttl=ttl,
+            priority=priority,
         ).to_proto()
         if self._dedup and not message.dedup_id:
             message.dedup_id = f"{self._id}-{self._count}"
@@ -449,11 +462,17 @@ def as_message(
     dedup_id: str | None,
     partition: int | None,
     time: datetime | None,
+    delay: timedelta | float | None = None,
+    deliver_at: datetime | None = None,
+    ttl: timedelta | float | None = None,
+    priority: int | None = None,
 ) -> Message:
     """A whole message, or one put together."""
     if isinstance(value, Message):
         return value
-    return Message(value, key, headers, dedup_id, partition, time)
+    return Message(
+        value, key, headers, dedup_id, partition, time, delay, deliver_at, ttl, priority
+    )
 
 
 def _now() -> float:

@@ -59,7 +59,7 @@ impl Window {
         clock: &impl Clock,
     ) -> Added {
         let place = if self.settings.plain { 0 } else { partition };
-        let as_message = self.settings.plain || message.dedup_id.is_some();
+        let as_message = self.settings.plain || message.dedup_id.is_some() || message.is_delayed();
         let bytes = message.size() + MESSAGE_OVERHEAD;
         let mut filled = self.make_way(place, as_message, bytes);
         let lane = &mut self.lanes[place as usize];

@@ -115,7 +115,10 @@ impl Open {
             Contents::Batch(builder) => {
                 let time = message.timestamp_ms.unwrap_or_else(|| clock.now_ms());
                 let (key, value) = (message.key.as_deref(), message.value.as_deref());
-                builder.push(time, key, value, &message.headers);
+                match message.stored_headers() {
+                    None => builder.push(time, key, value, &message.headers),
+                    Some(headers) => builder.push(time, key, value, &headers),
+                };
             }
             Contents::Messages { messages, dedup } => {
                 *dedup &= message.dedup_id.is_some();

@@ -18,6 +18,23 @@ class StartPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     START_POLICY_LATEST: _ClassVar[StartPolicy]
     START_POLICY_ERROR: _ClassVar[StartPolicy]
 
+class QueueOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    QUEUE_ORDER_UNSPECIFIED: _ClassVar[QueueOrder]
+    QUEUE_ORDER_PER_KEY: _ClassVar[QueueOrder]
+
+class OnKeyFailure(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ON_KEY_FAILURE_UNSPECIFIED: _ClassVar[OnKeyFailure]
+    ON_KEY_FAILURE_BLOCK: _ClassVar[OnKeyFailure]
+    ON_KEY_FAILURE_PARK: _ClassVar[OnKeyFailure]
+
+class QueuePriorities(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    QUEUE_PRIORITIES_UNSPECIFIED: _ClassVar[QueuePriorities]
+    QUEUE_PRIORITIES_STRICT: _ClassVar[QueuePriorities]
+    QUEUE_PRIORITIES_WEIGHTED: _ClassVar[QueuePriorities]
+
 class GroupState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     GROUP_STATE_UNSPECIFIED: _ClassVar[GroupState]
@@ -29,6 +46,14 @@ START_POLICY_UNSPECIFIED: StartPolicy
 START_POLICY_EARLIEST: StartPolicy
 START_POLICY_LATEST: StartPolicy
 START_POLICY_ERROR: StartPolicy
+QUEUE_ORDER_UNSPECIFIED: QueueOrder
+QUEUE_ORDER_PER_KEY: QueueOrder
+ON_KEY_FAILURE_UNSPECIFIED: OnKeyFailure
+ON_KEY_FAILURE_BLOCK: OnKeyFailure
+ON_KEY_FAILURE_PARK: OnKeyFailure
+QUEUE_PRIORITIES_UNSPECIFIED: QueuePriorities
+QUEUE_PRIORITIES_STRICT: QueuePriorities
+QUEUE_PRIORITIES_WEIGHTED: QueuePriorities
 GROUP_STATE_UNSPECIFIED: GroupState
 GROUP_STATE_EMPTY: GroupState
 GROUP_STATE_STABLE: GroupState
@@ -36,7 +61,7 @@ GROUP_STATE_REBALANCING: GroupState
 GROUP_STATE_PAUSED: GroupState
 
 class Group(_message.Message):
-    __slots__ = ("name", "id", "start", "overrun", "session_timeout", "labels", "state", "members", "paused_until", "create_time", "update_time", "etag")
+    __slots__ = ("name", "id", "start", "overrun", "session_timeout", "labels", "state", "members", "paused_until", "create_time", "update_time", "etag", "queue")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +81,7 @@ class Group(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
     name: str
     id: int
     start: StartPolicy
@@ -68,7 +94,58 @@ class Group(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     update_time: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., start: _Optional[_Union[StartPolicy, str]] = ..., overrun: _Optional[_Union[StartPolicy, str]] = ..., session_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., state: _Optional[_Union[GroupState, str]] = ..., members: _Optional[int] = ..., paused_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    queue: QueuePolicy
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., start: _Optional[_Union[StartPolicy, str]] = ..., overrun: _Optional[_Union[StartPolicy, str]] = ..., session_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., state: _Optional[_Union[GroupState, str]] = ..., members: _Optional[int] = ..., paused_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., queue: _Optional[_Union[QueuePolicy, _Mapping]] = ...) -> None: ...
+
+class QueuePolicy(_message.Message):
+    __slots__ = ("lease", "max_attempts", "max_hand_outs", "backoff", "backoff_factor_percent", "backoff_max", "backoff_jitter_percent", "dead_letters", "dead_letters_for_expired", "order", "on_key_failure", "priorities", "max_in_flight", "max_in_flight_per_consumer", "max_in_flight_per_key", "messages_per_second", "filter")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_HAND_OUTS_FIELD_NUMBER: _ClassVar[int]
+    BACKOFF_FIELD_NUMBER: _ClassVar[int]
+    BACKOFF_FACTOR_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    BACKOFF_MAX_FIELD_NUMBER: _ClassVar[int]
+    BACKOFF_JITTER_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERS_FOR_EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    ON_KEY_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    PRIORITIES_FIELD_NUMBER: _ClassVar[int]
+    MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    MAX_IN_FLIGHT_PER_CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    MAX_IN_FLIGHT_PER_KEY_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    lease: _duration_pb2.Duration
+    max_attempts: int
+    max_hand_outs: int
+    backoff: _duration_pb2.Duration
+    backoff_factor_percent: int
+    backoff_max: _duration_pb2.Duration
+    backoff_jitter_percent: int
+    dead_letters: bool
+    dead_letters_for_expired: bool
+    order: QueueOrder
+    on_key_failure: OnKeyFailure
+    priorities: QueuePriorities
+    max_in_flight: int
+    max_in_flight_per_consumer: int
+    max_in_flight_per_key: int
+    messages_per_second: int
+    filter: _containers.RepeatedCompositeFieldContainer[HeaderCondition]
+    def __init__(self, lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_attempts: _Optional[int] = ..., max_hand_outs: _Optional[int] = ..., backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., backoff_factor_percent: _Optional[int] = ..., backoff_max: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., backoff_jitter_percent: _Optional[int] = ..., dead_letters: bool = ..., dead_letters_for_expired: bool = ..., order: _Optional[_Union[QueueOrder, str]] = ..., on_key_failure: _Optional[_Union[OnKeyFailure, str]] = ..., priorities: _Optional[_Union[QueuePriorities, str]] = ..., max_in_flight: _Optional[int] = ..., max_in_flight_per_consumer: _Optional[int] = ..., max_in_flight_per_key: _Optional[int] = ..., messages_per_second: _Optional[int] = ..., filter: _Optional[_Iterable[_Union[HeaderCondition, _Mapping]]] = ...) -> None: ...
+
+class HeaderCondition(_message.Message):
+    __slots__ = ("header", "exists", "equals", "prefix")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    EXISTS_FIELD_NUMBER: _ClassVar[int]
+    EQUALS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    header: str
+    exists: bool
+    equals: bytes
+    prefix: bytes
+    def __init__(self, header: _Optional[str] = ..., exists: bool = ..., equals: _Optional[bytes] = ..., prefix: _Optional[bytes] = ...) -> None: ...
 
 class CreateGroupRequest(_message.Message):
     __slots__ = ("topic", "group", "validate_only")
