@@ -112,6 +112,7 @@ pub(super) async fn run(
     let touched = busy.clone();
     let mut worker = client
         .worker(topic, group)
+        .client_id("aqueduct sub --exec")
         .concurrency(usize::from(args.jobs))
         .on_event(tell);
     if let Some(limit) = args.job_timeout {

@@ -61,7 +61,8 @@ pub(super) async fn run(
     }
     let left = count.unwrap_or(u64::MAX);
     let queue = client.queue(topic, group);
-    let consumer = queue.consumer().renew(true).on_event(tell);
+    let consumer = queue.consumer().client_id("aqueduct sub");
+    let consumer = consumer.renew(true).on_event(tell);
     let mut jobs = consumer.max_in_flight(left.min(TOGETHER)).build().await?;
     let printed = copy(&mut jobs, printer, args.idle(), left).await;
     jobs.drain();

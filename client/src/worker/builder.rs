@@ -38,6 +38,12 @@ impl WorkerBuilder {
         }
     }
 
+    /// For people to recognise the worker (at most 249 bytes).
+    pub fn client_id(mut self, id: impl Into<String>) -> Self {
+        self.consumer = self.consumer.client_id(id);
+        self
+    }
+
     /// Jobs that are handled at a time. Default 10.
     pub fn concurrency(mut self, jobs: usize) -> Self {
         self.concurrency = jobs.clamp(1, 1 << 20);
