@@ -423,8 +423,12 @@ fn rounds(usual: u32) -> u32 {
 async fn kill_nine(order: KeyOrder, usual: u32) {
     let mut scene = Scene::new(order).await;
     scene.go(3, 2);
-    for _ in 0..rounds(usual) {
+    for round in 0..rounds(usual) {
         scene.sleep(300..1_500).await;
+        if round % 3 == 1 {
+            // In order: nobody's attempt has failed.
+            assert!(scene.broker.terminate().success());
+        }
         scene.kill();
     }
     scene.sleep(500..1_000).await;
