@@ -351,3 +351,49 @@ async fn many_groups_on_one_topic_do_not_share_anything() {
     assert!(grown < 100 * MIB, "{} MiB", grown / MIB);
     scene.broker.assert_serves();
 }
+
+/// Streams and waiting calls are bounded, each with a clear refusal; who is there is served.
+#[tokio::test]
+async fn the_thousand_and_first_consumer_is_refused() {
+    let mut scene = Scene::new(QueuePolicy::default()).await;
+    let open = || {
+        let open = aqueduct_proto::v1::WorkOpen {
+            topic: "jobs".to_owned(),
+            group: "work".to_owned(),
+            ..Default::default()
+        };
+        let kind = Some(aqueduct_proto::v1::work_request::Kind::Open(open));
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        sender
+            .try_send(aqueduct_proto::v1::WorkRequest { kind })
+            .unwrap();
+        (
+            sender,
+            tokio_stream::wrappers::ReceiverStream::new(receiver),
+        )
+    };
+    let mut streams = Vec::new();
+    for _ in 0..1_000 {
+        let (sender, requests) = open();
+        let mut answers = scene.api.queues.work(requests).await.unwrap().into_inner();
+        answers.message().await.unwrap().expect("opened");
+        streams.push((sender, answers));
+    }
+    let (_sender, requests) = open();
+    let more = scene.api.queues.work(requests).await;
+    refused(more.map(drop), Code::ResourceExhausted, "LIMIT_REACHED");
+    scene.publish_some(1).await;
+    let given = scene.some(1).await;
+    scene.ack(&given).await;
+    drop(streams);
+    // They are gone soon, and then there is room.
+    let start = std::time::Instant::now();
+    loop {
+        let (_sender, requests) = open();
+        if scene.api.queues.work(requests).await.is_ok() {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "no room");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -292,3 +292,81 @@ async fn partitions_that_are_added_under_load_are_worked_too() {
     let order = KeyOrder::Skip;
     scene.check(Rules { order, ..RULES }, Some(&ends)).await;
 }
+
+/// Under a load that never pauses nobody is forgotten: a call that finds nothing is answered when
+/// its time is over, and a partition that is added is worked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn steady_load_hides_neither_new_partitions_nor_calls_that_wait() {
+    let policy = QueuePolicy {
+        order: QueueOrder::PerKey as i32,
+        ..QueuePolicy::default()
+    };
+    let mut scene = Scene::new(policy).await;
+    let address = scene.place.address;
+    let stop = Arc::<AtomicBool>::default();
+    // One key: so many workers, and something for one of them at a time.
+    let publisher = {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            let mut api = aqueduct_tests::grpc::Api::connect(address).await;
+            while !stop.load(Relaxed) {
+                let keyed = |_| aqueduct_proto::v1::Message {
+                    key: Some("one".into()),
+                    ..message(0, "x")
+                };
+                publish(&mut api, (0..20).map(keyed).collect()).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+    };
+    let is_worked = Arc::<AtomicBool>::default();
+    let mut workers = Vec::new();
+    for _ in 0..4 {
+        let (place, history) = (scene.place.clone(), Arc::default());
+        let (stop, is_worked) = (stop.clone(), is_worked.clone());
+        workers.push(tokio::spawn(async move {
+            let mut session = Session::open(&place, &history).await.unwrap();
+            session.credit(1 << 40, 1 << 50).await;
+            while !stop.load(Relaxed) {
+                let wait = Duration::from_millis(100);
+                if let Ok(Ok((given, _))) = tokio::time::timeout(wait, session.next()).await {
+                    is_worked.fetch_or(given.partition == 1, Relaxed);
+                    session.say(&[(given, Word::Ack)]).await;
+                }
+            }
+            session.close().await;
+        }));
+    }
+    let topic = aqueduct_proto::v1::Topic {
+        name: "jobs".to_owned(),
+        partitions: 2,
+        ..Default::default()
+    };
+    let update = UpdateTopicRequest {
+        topic: Some(topic),
+        ..UpdateTopicRequest::default()
+    };
+    scene.api.topics.update_topic(update).await.unwrap();
+    publish(&mut scene.api, vec![message(1, "new")]).await;
+    for _ in 0..20 {
+        let short = scene.wait(1, Duration::from_millis(10));
+        let given = tokio::time::timeout(PATIENCE, short)
+            .await
+            .expect("an answer");
+        is_worked.fetch_or(given.iter().any(|given| given.partition == 1), Relaxed);
+        scene.ack(&given).await;
+    }
+    let start = std::time::Instant::now();
+    while !is_worked.load(Relaxed) {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "the new partition is not worked"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stop.store(true, Relaxed);
+    publisher.await.unwrap();
+    for worker in workers {
+        worker.await.unwrap();
+    }
+}

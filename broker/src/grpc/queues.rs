@@ -66,7 +66,7 @@ impl Outgoing {
                     Some(Ok(Kind::Deliveries(v1::Deliveries { deliveries })))
                 }
                 None => Some(Err(Refusal::Unavailable {
-                    why: "the group is gone, has too many consumers, or its task stopped".into(),
+                    why: "the group is gone, or its task stopped".into(),
                 })),
             },
             () = services.drained() => Some(Err(Refusal::Draining)),

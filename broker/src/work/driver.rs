@@ -35,6 +35,9 @@ use crate::{
 
 /// How long a group with nothing to do stays at hand.
 const LINGER: Duration = Duration::from_millis(500);
+/// How long a call whose time is over waits at most for a moment in which nothing moves, which
+/// shows that nothing is there for it.
+const MOST_LATE: Duration = Duration::from_millis(250);
 /// Longest sleep: what nobody announces is looked for after this.
 const LONGEST: Duration = Duration::from_secs(60);
 /// Longest sleep while something waits for wall time: nobody tells when that clock steps.
@@ -143,6 +146,14 @@ impl Driver {
         self.clock = work.time_of(id, &self.services.clock, seen.unwrap_or(0));
         self.look_at_topic();
         loop {
+            // Looked at here too, since under steady load there is nothing to wait for.
+            if services.check_draining().is_err() {
+                break;
+            }
+            if self.topics.has_changed().unwrap_or(false) {
+                self.topics.mark_unchanged();
+                self.look_at_topic();
+            }
             while let Ok(request) = self.inbox.try_recv() {
                 self.handle(request);
             }
@@ -150,14 +161,12 @@ impl Driver {
             self.steer().await;
             self.answer_asked().await;
             if self.over.is_none() && self.round().await {
+                self.mark_late_calls(MOST_LATE);
                 tokio::task::yield_now().await;
                 continue;
             }
             // A call has had its round: nothing is there for it now.
-            let now = Instant::now();
-            for call in &mut self.calls {
-                call.is_late = call.until <= now;
-            }
+            self.mark_late_calls(Duration::ZERO);
             let pause = self.pause();
             let idle = self.is_idle();
             tokio::select! {
@@ -177,9 +186,35 @@ impl Driver {
                 }
             }
         }
+        self.finish().await;
         self.services.work.remove(self.group.id);
         for lane in &self.lanes {
             lane.leave(&self.wake);
+        }
+    }
+
+    /// The node goes down: verdicts that are here are still answered. Who works has not failed by
+    /// that: leases last until their deadlines.
+    async fn finish(&mut self) {
+        while let Ok(request) = self.inbox.try_recv() {
+            if matches!(request, Request::Settle { .. }) {
+                self.handle(request);
+            }
+        }
+        self.consumers.clear();
+        for call in self.calls.drain(..) {
+            let _ = call.answer.send(Err(Refusal::Draining));
+        }
+        if self.over.is_none() {
+            self.round().await;
+        }
+    }
+
+    /// Calls whose time is over since so long have to go.
+    fn mark_late_calls(&mut self, since: Duration) {
+        let now = Instant::now();
+        for call in &mut self.calls {
+            call.is_late = call.until + since <= now;
         }
     }
 
@@ -334,17 +369,19 @@ impl Driver {
                 holder,
                 credit,
                 deliveries,
+                answer,
             } => {
-                let full = self.consumers.len() >= limits::MAX_MEMBERS;
-                if self.over.is_none() && !full {
-                    let id = consumer;
-                    self.face.joined(id, holder);
+                let opened = self.admits(self.consumers.len());
+                // Whoever hung up leaves a link that says so.
+                if opened.is_ok() {
+                    self.face.joined(consumer, holder);
                     self.consumers.push(Consumer {
-                        id,
+                        id: consumer,
                         credit,
                         deliveries,
                     });
                 }
+                drop(answer.send(opened));
             }
             Request::Lease {
                 messages,
@@ -353,8 +390,8 @@ impl Driver {
                 holder,
                 answer,
             } => {
-                if let Some(why) = &self.over {
-                    return drop(answer.send(Err(why.clone())));
+                if let Err(why) = self.admits(self.calls.len()) {
+                    return drop(answer.send(Err(why)));
                 }
                 self.calls.push(Call {
                     messages,
@@ -372,6 +409,8 @@ impl Driver {
                 }
                 None => self.settling.push(Settling { wishes, answer }),
             },
+            // Streams that end because the node goes down are nobody's failure.
+            Request::Gone { closed: false, .. } if self.services.check_draining().is_err() => {}
             Request::Gone { consumer, closed } => {
                 let known = self.consumers.len();
                 self.consumers.retain(|known| known.id != consumer);
@@ -395,6 +434,20 @@ impl Driver {
             Request::Close { answer } => drop(answer.send(self.close())),
             Request::Reopen => self.over = None,
         }
+    }
+
+    /// Whether there may be one more beside so many.
+    fn admits(&self, known: usize) -> Result<(), Refusal> {
+        if let Some(why) = &self.over {
+            return Err(why.clone());
+        }
+        if known >= limits::MAX_MEMBERS {
+            return Err(Refusal::LimitReached {
+                what: "consumers of the group".into(),
+                limit: limits::MAX_MEMBERS as u64,
+            });
+        }
+        Ok(())
     }
 
     fn reconfigure(&mut self) {

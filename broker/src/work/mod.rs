@@ -101,6 +101,7 @@ pub(crate) enum Request {
         holder: Holder,
         credit: Arc<Credit>,
         deliveries: mpsc::Sender<Vec<Delivery>>,
+        answer: oneshot::Sender<Result<(), Refusal>>,
     },
     /// A call waits for messages until a time.
     Lease {
@@ -312,7 +313,7 @@ impl Services {
     /// A stream begins to work.
     ///
     /// # Errors
-    /// If there is no such queue group.
+    /// If there is no such queue group, or it has too many consumers.
     pub(crate) async fn work(
         self: &Arc<Self>,
         (topic, group): (&str, &str),
@@ -324,19 +325,23 @@ impl Services {
         let credit = Arc::new(Credit::new(0, 0));
         let (sender, deliveries) = mpsc::channel(UNREAD_DELIVERIES);
         let consumer = new_consumer();
+        let (answer, answered) = oneshot::channel();
         let open = Request::Open {
             consumer,
             holder,
             credit: credit.clone(),
             deliveries: sender,
+            answer,
         };
-        driver.send(open).await.map_err(|_| stopped())?;
+        // Before the request: whoever gives up in between is gone too.
         let link = Arc::new(Link {
             consumer,
             driver,
             wake,
             credit,
         });
+        link.driver.send(open).await.map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())??;
         Ok(Worker {
             deliveries,
             link,
@@ -347,7 +352,7 @@ impl Services {
     /// Leases messages to a call; waits for the first until a time.
     ///
     /// # Errors
-    /// If there is no such queue group.
+    /// If there is no such queue group, or too many calls wait.
     pub(crate) async fn lease(
         self: &Arc<Self>,
         (topic, group): (&str, &str),
