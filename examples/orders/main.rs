@@ -88,7 +88,7 @@ fn message(order: &Order) -> Message {
         .dedup_id(format!("order-{}", order.number));
     match order.due_ms {
         0 => message,
-        due_ms => message.header("aq-delay-until", due_ms.to_string()),
+        due_ms => message.deliver_at_ms(due_ms),
     }
 }
 
