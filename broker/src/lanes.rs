@@ -282,6 +282,37 @@ pub(crate) fn decode(
     decode_up_to(batches, wanted, u64::MAX)
 }
 
+/// Memory that records of compressed batches may take, once they are decoded.
+const DECOMPRESSED_WINDOW: u64 = 4 << 20;
+
+/// The first of these records from an offset on, in bounded memory. Compressed batches are
+/// decoded on another thread, and their records keep nothing of them alive.
+pub(crate) async fn decode_from(batches: Vec<Bytes>, from: u64) -> Result<Vec<Record>, String> {
+    let wanted = from..u64::MAX;
+    if !batches.iter().any(|batch| is_compressed(batch)) {
+        return decode_some(batches, wanted);
+    }
+    let decoding = tokio::task::spawn_blocking(move || {
+        let records = decode_up_to(batches, wanted, DECOMPRESSED_WINDOW)?;
+        Ok(records.into_iter().map(detached).collect())
+    });
+    decoding
+        .await
+        .unwrap_or_else(|error| Err(error.to_string()))
+}
+
+/// The same record in memory of its own.
+fn detached(mut record: Record) -> Record {
+    let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+    record.key = record.key.as_ref().map(copy);
+    record.value = record.value.as_ref().map(copy);
+    for header in &mut record.headers {
+        header.name = copy(&header.name);
+        header.value = header.value.as_ref().map(copy);
+    }
+    record
+}
+
 /// The first of these records, until they take about [`READ_CHUNK_BYTES`] of memory: what is
 /// small compressed may be large, and an empty record costs more than its bytes.
 fn decode_some(batches: Vec<Bytes>, wanted: std::ops::Range<u64>) -> Result<Vec<Record>, String> {

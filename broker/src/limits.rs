@@ -89,6 +89,8 @@ pub const DEFAULT_PULL_BYTES: u64 = 1 << 20;
 pub const MAX_PULL_WAIT: Duration = Duration::from_secs(60);
 /// Messages that one entry may lease to one consumer of a queue group.
 pub const MAX_LEASES_PER_GRANT: u64 = 100_000;
+/// Verdicts that wait in a queue group at a time; beyond, requests are refused.
+pub const MAX_SETTLEMENTS_WAITING: usize = 500_000;
 /// Verdicts in one request.
 pub const MAX_SETTLEMENTS: usize = 10_000;
 /// Parked keys of one queue group and partition; when they are reached, a dead letter parks no

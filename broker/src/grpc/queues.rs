@@ -24,8 +24,10 @@ use super::{
 use crate::{
     error::Refusal,
     limits::{
-        DEFAULT_PULL_BYTES, DEFAULT_PULL_MESSAGES, MAX_PULL_BYTES, MAX_PULL_MESSAGES, MAX_PULL_WAIT,
+        DEFAULT_PULL_BYTES, DEFAULT_PULL_MESSAGES, MAX_FAILURE_BYTES, MAX_PULL_BYTES,
+        MAX_PULL_MESSAGES, MAX_PULL_WAIT,
     },
+    queue,
     services::Services,
     work::{Delivery, Link, Settled, Wanted, Wish, Worker, face::Holder},
 };
@@ -153,7 +155,7 @@ fn decode_wish(settlement: Settlement) -> Result<Wish, Refusal> {
                 .after
                 .map(|after| bounded("after", after))
                 .transpose()?,
-            error: retry.error,
+            error: kept(retry.error),
         },
         Some(Verdict::Extend(extend)) => {
             let missing = || Refusal::invalid("settlements.extend.by", "say for how long");
@@ -164,7 +166,9 @@ fn decode_wish(settlement: Settlement) -> Result<Wish, Refusal> {
             }
             Wanted::Extend { by_ms }
         }
-        Some(Verdict::DeadLetter(dead)) => Wanted::Dead { error: dead.error },
+        Some(Verdict::DeadLetter(dead)) => Wanted::Dead {
+            error: kept(dead.error),
+        },
         Some(Verdict::Ack(false) | Verdict::Release(false)) | None => {
             let why = "say what becomes of it: ack, retry, release, extend or dead_letter";
             return Err(Refusal::invalid("settlements.verdict", why));
@@ -176,6 +180,16 @@ fn decode_wish(settlement: Settlement) -> Result<Wish, Refusal> {
         lease: settlement.lease,
         wanted,
     })
+}
+
+/// As much of a failure's text as is kept: the rest must not reach the log.
+fn kept(text: String) -> String {
+    match text.len() {
+        0..=MAX_FAILURE_BYTES => text,
+        _ => queue::verdicts::bounded(&text)
+            .map(String::from)
+            .unwrap_or_default(),
+    }
 }
 
 fn bounded(field: &str, duration: prost_types::Duration) -> Result<u64, Refusal> {

@@ -122,7 +122,9 @@ impl Owner {
         self.inbox.close();
         self.flush().await;
         self.flush_moves().await;
-        self.flush_steps().await;
+        while !self.steps.is_empty() {
+            self.flush_steps().await;
+        }
         while !self.in_flight.is_empty() {
             let answer = first_answer(&mut self.in_flight).await;
             self.settle(answer);
@@ -188,8 +190,8 @@ impl Owner {
         // An append that finds no room would stop the partition for good. Only asked, not kept: an
         // append takes batches off what is reserved, commands use the log's headroom.
         let bytes = stored_len(data.payload.len());
-        if let Err(error) = self.shared.log.reserve_to_free(bytes) {
-            return drop(answer.send(Err(no_room(&error))));
+        if let Err(refusal) = self.reserve_to_free(bytes) {
+            return drop(answer.send(Err(refusal)));
         }
         self.shared.log.unreserve(bytes);
         self.propose(data, Waiting::Trim { answer }).await;
@@ -208,6 +210,12 @@ impl Owner {
             }
             _ => Ok(()),
         }
+    }
+
+    /// For what frees space in the end.
+    pub(super) fn reserve_to_free(&self, bytes: u64) -> Result<(), Refusal> {
+        let reserved = self.shared.log.reserve_to_free(bytes);
+        reserved.map_err(|error| no_room(&error))
     }
 
     pub(super) fn reserve(&self, bytes: u64) -> Result<(), Refusal> {
@@ -446,7 +454,7 @@ impl Owner {
         if self.moves.are_due() {
             self.flush_moves().await;
         }
-        if self.steps.are_due() {
+        while self.steps.are_due() {
             self.flush_steps().await;
         }
     }

@@ -31,6 +31,14 @@ pub(crate) struct Step {
     pub(crate) batch: Batch,
 }
 
+impl Step {
+    /// Whether it leases messages.
+    pub(super) fn leases(&self) -> bool {
+        let kinds = self.batch.commands.iter().map(|command| &command.kind);
+        kinds.flatten().any(|kind| matches!(kind, Kind::Lease(_)))
+    }
+}
+
 /// What became of each step, in order.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Stepped {

@@ -3,6 +3,8 @@
 //! As with moves: what waits is proposed at once while fewer than two such entries are in
 //! flight, else together when one of them returns; order is kept.
 
+use std::collections::VecDeque;
+
 use aqueduct_storage::stored_len;
 use prost::Message as _;
 use tokio::sync::oneshot;
@@ -17,8 +19,11 @@ use crate::{error::Refusal, queue::command::Replies, raft::engine::Reply};
 
 /// Entries of steps in flight before more are gathered.
 const GATHER_FROM: usize = 2;
-/// Steps of one entry at most.
+/// Waiting steps from which on they are proposed at once.
 const STEPS_PER_ENTRY: usize = 64;
+/// Bytes of one entry after which no further step goes with it. One step alone is bounded by
+/// those who make it, far below the largest entry.
+const BYTES_PER_ENTRY: usize = 8 << 20;
 
 /// Who waits for a step.
 pub(super) type StepAnswer = oneshot::Sender<Result<Replies, Refusal>>;
@@ -26,19 +31,37 @@ pub(super) type StepAnswer = oneshot::Sender<Result<Replies, Refusal>>;
 /// Steps that wait to be proposed.
 #[derive(Default)]
 pub(super) struct GatheredSteps {
-    steps: Vec<Step>,
-    answers: Vec<StepAnswer>,
+    waiting: VecDeque<(Step, StepAnswer)>,
     in_flight: usize,
 }
 
 impl GatheredSteps {
     pub(super) fn add(&mut self, step: Step, answer: StepAnswer) {
-        self.steps.push(step);
-        self.answers.push(answer);
+        self.waiting.push_back((step, answer));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// As many as go into one entry.
+    fn take(&mut self) -> (Vec<Step>, Vec<StepAnswer>) {
+        let (mut steps, mut answers, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some((step, _)) = self.waiting.front() {
+            bytes += step.encoded_len();
+            if bytes > BYTES_PER_ENTRY && !steps.is_empty() {
+                break;
+            }
+            if let Some((step, answer)) = self.waiting.pop_front() {
+                steps.push(step);
+                answers.push(answer);
+            }
+        }
+        (steps, answers)
     }
 
     pub(super) fn are_due(&self) -> bool {
-        let waiting = self.steps.len();
+        let waiting = self.waiting.len();
         waiting > 0 && (self.in_flight < GATHER_FROM || waiting >= STEPS_PER_ENTRY)
     }
 
@@ -62,17 +85,22 @@ impl GatheredSteps {
 }
 
 impl Owner {
-    /// Proposes what waits, in one entry.
+    /// Proposes what waits, as far as it goes into one entry.
     pub(super) async fn flush_steps(&mut self) {
-        if self.steps.steps.is_empty() {
+        if self.steps.is_empty() {
             return;
         }
-        let steps = std::mem::take(&mut self.steps.steps);
-        let answers = std::mem::take(&mut self.steps.answers);
+        let (steps, answers) = self.steps.take();
+        let frees = !steps.iter().any(Step::leases);
         let data = Command::data(Change::Steps(Steps { steps }));
-        // As for moves: a full disk must be an answer here and not a failed append.
+        // As for moves: a full disk must be an answer here and not a failed append. What ends
+        // leases lets retention free space, and has room when nothing else has.
         let bytes = stored_len(data.payload.len());
-        if let Err(refusal) = self.reserve(bytes) {
+        let reserved = match frees {
+            true => self.reserve_to_free(bytes),
+            false => self.reserve(bytes),
+        };
+        if let Err(refusal) = reserved {
             return refuse_steps(answers, &refusal);
         }
         self.shared.log.unreserve(bytes);

@@ -55,5 +55,5 @@ mod tests;
 pub(crate) mod time;
 #[cfg(test)]
 mod trial;
-mod verdicts;
+pub(crate) mod verdicts;
 pub(crate) mod view;

@@ -100,7 +100,7 @@ impl Made {
 }
 
 /// As much of a text as is kept.
-fn bounded(text: &str) -> Option<Box<str>> {
+pub(crate) fn bounded(text: &str) -> Option<Box<str>> {
     let mut end = text.len().min(MAX_FAILURE_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -181,6 +181,11 @@ impl State {
         self.dead_written
     }
 
+    /// The number of the last dead letter; 0 if there was none.
+    pub(crate) fn dead_numbered_to(&self) -> u64 {
+        self.next_dead.saturating_sub(1)
+    }
+
     /// How many keys are parked.
     pub(crate) fn parked_count(&self) -> u64 {
         self.parked.len() as u64

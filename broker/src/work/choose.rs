@@ -15,7 +15,9 @@ use crate::queue::{policy::Policy, time::Now};
 /// Messages that a consumer is leased in a partition and round.
 const AT_A_TIME: u64 = 1_000;
 /// What a stream is given in a round, bytes, whatever its credit is.
-const DELIVERY_BYTES: u64 = 4 << 20;
+const DELIVERY_BYTES: u64 = 1 << 20;
+/// What all are given in a round, bytes; one message each may go beyond.
+const ROUND_BYTES: u64 = 32 << 20;
 
 impl Driver {
     /// Everybody who takes messages now; streams first, then calls.
@@ -47,33 +49,48 @@ impl Driver {
     ) -> BTreeMap<usize, Vec<Choice>> {
         let mut choices: BTreeMap<usize, Vec<Choice>> = BTreeMap::new();
         let (count, lanes) = (demands.len(), self.lanes.len());
+        let mut room = ROUND_BYTES;
+        // What has nothing for one has nothing for the next.
+        let mut is_empty = vec![false; lanes];
         for turn in 0..count {
             let who = (turn + self.turn) % count;
+            let demand = &mut demands[who];
+            demand.bytes = demand.bytes.min(room);
+            let wanted = demand.bytes;
             for turn in 0..lanes {
                 let index = (turn + self.turn) % lanes;
-                let demand = &mut demands[who];
                 if demand.messages == 0 || demand.bytes == 0 {
                     break;
                 }
+                if is_empty[index] {
+                    continue;
+                }
                 let lane = &mut self.lanes[index];
-                let chosen = choose_in(lane, &self.policy, now, who, demand).await;
-                choices.entry(index).or_default().extend(chosen);
+                match choose_in(lane, &self.policy, now, who, demand).await {
+                    Some(chosen) => choices.entry(index).or_default().extend(chosen),
+                    None => is_empty[index] = true,
+                }
+            }
+            room -= wanted - demand.bytes;
+            if room == 0 || is_empty.iter().all(|is_empty| *is_empty) {
+                break;
             }
         }
         choices
     }
 }
 
-/// Takes messages of one partition for somebody, and reads them.
+/// Takes messages of one partition for somebody, and reads them; `None` if there are none for
+/// anybody.
 async fn choose_in(
     lane: &mut Lane,
     policy: &Policy,
     now: Now,
     who: usize,
     demand: &mut Demand,
-) -> Vec<Choice> {
-    if lane.pause_left_ms().is_some() {
-        return Vec::new();
+) -> Option<Vec<Choice>> {
+    if lane.pause_left_ms().is_some() || lane.leases_rest() {
+        return None;
     }
     let rate = lane.bucket.available(now.steady_ms, policy.rate_per_s);
     let (limit, consumer) = (policy.max_in_flight.consumer, demand.consumer);
@@ -89,11 +106,13 @@ async fn choose_in(
             0 => most,
             limit => most.min(limit.saturating_sub(held())),
         };
-        (schedule.next(now, most), state.epoch())
+        (schedule.next(now, most), state.epoch(), most)
     });
-    let Some((runs, epoch)) = taken.filter(|(runs, _)| !runs.is_empty()) else {
-        return Vec::new();
-    };
+    let (runs, epoch, most) = taken?;
+    if runs.is_empty() {
+        // Whoever holds all it may leaves the others theirs.
+        return (most == 0 && rate > 0).then(Vec::new);
+    }
     let read = lane.read_runs(&runs, demand.bytes).await;
     lane.with(policy, |_, schedule| {
         for run in &read.back {
@@ -123,5 +142,5 @@ async fn choose_in(
         let offsets: Vec<u64> = read.records.keys().copied().collect();
         chosen.push(choice(Some(who), &mut offsets.into_iter(), read.records));
     }
-    chosen
+    Some(chosen)
 }

@@ -402,7 +402,7 @@ impl Driver {
                     answer,
                 });
             }
-            Request::Settle { wishes, answer } => match &self.over {
+            Request::Settle { wishes, answer } => match self.refuses_verdicts() {
                 Some(why) => {
                     let results = wishes.iter().map(|_| Err(why.clone()));
                     drop(answer.send(results.collect()));
@@ -448,6 +448,16 @@ impl Driver {
             });
         }
         Ok(())
+    }
+
+    /// Why no verdict is taken, if so.
+    fn refuses_verdicts(&self) -> Option<Refusal> {
+        let waiting: usize = self.settling.iter().map(|it| it.wishes.len()).sum();
+        let full = waiting >= limits::MAX_SETTLEMENTS_WAITING;
+        self.over.clone().or(full.then(|| Refusal::LimitReached {
+            what: "settlements that wait in a queue group".into(),
+            limit: limits::MAX_SETTLEMENTS_WAITING as u64,
+        }))
     }
 
     fn reconfigure(&mut self) {

@@ -15,7 +15,7 @@ use super::{attributes::attributes_of, deaths::Copier};
 use crate::{
     clock,
     error::Refusal,
-    lanes::decode,
+    lanes::decode_from,
     limits::READ_CHUNK_BYTES,
     partition::{Cursor, Partition},
     queue::{
@@ -33,6 +33,8 @@ const PAUSE_MS: u64 = 200;
 /// By how much the wall clock may go back, as it does when it is adjusted, without another look
 /// at what it had made due.
 const STEP_MS: i64 = 1_000;
+/// How long nothing is leased after the disk was full.
+const LEASES_REST_MS: u64 = 2_000;
 
 /// One partition.
 pub(super) struct Lane {
@@ -48,6 +50,8 @@ pub(super) struct Lane {
     /// Dead letters with numbers up to this have a copy.
     pub(super) copied_to: u64,
     paused_until: u64,
+    /// The disk was full: verdicts still have room, leases rest until then.
+    leases_rest_until: u64,
 }
 
 impl Lane {
@@ -73,6 +77,7 @@ impl Lane {
             copier: Copier::default(),
             copied_to: 0,
             paused_until: 0,
+            leases_rest_until: 0,
         }
     }
 
@@ -100,6 +105,15 @@ impl Lane {
 
     pub(super) fn pause(&mut self) {
         self.paused_until = clock::monotonic_ms() + PAUSE_MS;
+    }
+
+    /// Nothing is leased for a while, so that verdicts go alone and have room.
+    pub(super) fn rest_leases(&mut self) {
+        self.leases_rest_until = clock::monotonic_ms() + LEASES_REST_MS;
+    }
+
+    pub(super) fn leases_rest(&self) -> bool {
+        clock::monotonic_ms() < self.leases_rest_until
     }
 
     /// How long it is to be left alone, if at all.
@@ -163,8 +177,11 @@ impl Lane {
             }
             (wanted, gap)
         });
-        let Some((wanted, Some(gap))) = found else {
-            return Ok(false);
+        let (wanted, gap) = match found {
+            Some((wanted, Some(gap))) => (wanted, gap),
+            // Behind a stretch that is finished there may be more.
+            Some((wanted, None)) => return Ok(!wanted.is_empty()),
+            None => return Ok(false),
         };
         let (records, to) = match self.read_chunk(gap.start..wanted.end).await {
             Ok(Some(read)) => read,
@@ -204,11 +221,23 @@ impl Lane {
         &mut self,
         range: Range<u64>,
     ) -> Result<Option<(Vec<Record>, u64)>, Refusal> {
+        let read = self.read_from(range.clone()).await?;
+        Ok(read.map(|(mut records, to)| {
+            records.retain(|record| record.offset < range.end);
+            (records, to.min(range.end))
+        }))
+    }
+
+    /// The same, to the end of the batches that were read for it, as far as memory allows.
+    async fn read_from(
+        &mut self,
+        range: Range<u64>,
+    ) -> Result<Option<(Vec<Record>, u64)>, Refusal> {
         self.cursor.go_to(range.start);
         let chunk = self.cursor.read(Some(range.end), READ_CHUNK_BYTES).await?;
         let Some(chunk) = chunk else { return Ok(None) };
-        let to = chunk.next.min(range.end);
-        let records = decode(chunk.batches, range.start..to);
+        let to = chunk.next;
+        let records = decode_from(chunk.batches, range.start).await;
         let records = records.map_err(|why| Refusal::Damaged {
             partition: self.number,
             offset: range.start,
@@ -216,12 +245,16 @@ impl Lane {
             position: 0,
             why,
         })?;
+        // Offsets have no holes: what was not decoded follows the last record.
+        let to = records.last().map_or(to, |last| last.offset + 1);
         Ok(Some((records, to)))
     }
 
     /// Reads messages of these runs until `bytes` are reached, at least one.
     pub(super) async fn read_runs(&mut self, runs: &[Range<u64>], bytes: u64) -> Read {
         let (mut read, mut taken) = (Read::default(), 0);
+        // Runs are often neighbours in a batch, which is decoded once for all of them.
+        let mut window = Window::default();
         for run in runs {
             let mut at = run.start;
             while at < run.end {
@@ -229,30 +262,26 @@ impl Lane {
                     read.back.push(at..run.end);
                     break;
                 }
-                let chunk = match self.read_chunk(at..run.end).await {
-                    Ok(Some((chunk, _))) => chunk,
-                    Err(Refusal::Damaged { .. }) => Vec::new(),
-                    // Not now; or retention was quicker, which an event will tell.
-                    Ok(None) | Err(_) => {
-                        self.pause();
-                        read.back.push(at..run.end);
-                        break;
-                    }
-                };
-                if chunk.first().is_none_or(|record| record.offset != at) {
-                    read.unreadable.push(at);
-                    at += 1;
-                    continue;
+                if window.get(at).is_none() {
+                    window = match self.read_from(at..run.end).await {
+                        Ok(Some((records, _))) => Window(records),
+                        Err(Refusal::Damaged { .. }) => Window::default(),
+                        // Not now; or retention was quicker, which an event will tell.
+                        Ok(None) | Err(_) => {
+                            self.pause();
+                            read.back.push(at..run.end);
+                            break;
+                        }
+                    };
                 }
-                for record in chunk {
-                    let enough = !read.records.is_empty() && taken >= bytes;
-                    if enough || record.offset != at {
-                        break;
+                match window.get(at) {
+                    Some(record) => {
+                        taken += size_of_record(record);
+                        read.records.insert(at, record.clone());
                     }
-                    taken += size_of_record(&record);
-                    at += 1;
-                    read.records.insert(record.offset, record);
+                    None => read.unreadable.push(at),
                 }
+                at += 1;
             }
         }
         read
@@ -262,6 +291,18 @@ impl Lane {
     pub(super) async fn read_one(&mut self, offset: u64) -> Option<Record> {
         let read = self.read_chunk(offset..offset + 1).await.ok()??;
         read.0.into_iter().find(|record| record.offset == offset)
+    }
+}
+
+/// Messages that were decoded together, without holes.
+#[derive(Default)]
+struct Window(Vec<Record>);
+
+impl Window {
+    fn get(&self, offset: u64) -> Option<&Record> {
+        let first = self.0.first()?.offset;
+        let place = usize::try_from(offset.checked_sub(first)?).ok()?;
+        self.0.get(place).filter(|record| record.offset == offset)
     }
 }
 

@@ -62,7 +62,7 @@ use crate::{
 /// Requests that may wait for a group's task.
 const INBOX: usize = 1_024;
 /// Deliveries that may wait for a stream that does not take them; then it gets no more.
-const UNREAD_DELIVERIES: usize = 4;
+const UNREAD_DELIVERIES: usize = 2;
 
 /// A leased message on its way to its consumer.
 #[derive(Debug, Clone)]

@@ -44,6 +44,9 @@ impl Lane {
             Ok(replies) => self.carry_on(policy, parts, &replies, waiting),
             Err(refusal) => {
                 self.pause();
+                if matches!(refusal, Refusal::DiskFull { .. }) {
+                    self.rest_leases();
+                }
                 self.with(policy, |_, schedule| {
                     schedule.leases_end_from(Some(now_ms));
                     for part in parts {

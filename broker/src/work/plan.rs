@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Leases that are ended in a round.
+/// Leases that are ended in a partition and round for the same cause.
 const ENDED_AT_A_TIME: usize = 10_000;
 /// Messages that leave a partition without a lease in a round.
 const LEAVING_AT_A_TIME: u64 = 10_000;
@@ -130,10 +130,13 @@ pub(super) fn plan(lane: &mut Lane, group: &Group, policy: &Policy, docket: Dock
         let court = court(policy, state, schedule, now_ms);
         plan.settle(&court, wishes);
         if !is_blind {
-            left.retain(|(consumer, closed)| end_of(&court, (*consumer, *closed), &mut plan));
+            let mut room = ENDED_AT_A_TIME;
+            left.retain(|gone| end_of(&court, *gone, &mut room, &mut plan));
             expire(policy, state, schedule, now_ms, &mut plan);
         }
         leave(policy, state, schedule, now.wall_ms, &mut plan);
+        // Somebody else's copies under the same name would say more than there is.
+        let copied_to = copied_to.min(state.dead_numbered_to());
         if copied_to > state.dead_written_to() {
             plan.add(Kind::DeadWritten(copied_to), Part::Plain);
         }
@@ -177,12 +180,21 @@ fn court<'a>(
     }
 }
 
-/// Ends leases of a consumer that is gone; whether there may be others.
-fn end_of(court: &Court<'_>, (consumer, closed): (u64, bool), plan: &mut Plan) -> bool {
+/// Ends leases of a consumer that is gone, as many as there is room for; whether there may be
+/// others.
+fn end_of(
+    court: &Court<'_>,
+    (consumer, closed): (u64, bool),
+    room: &mut usize,
+    plan: &mut Plan,
+) -> bool {
+    if *room == 0 {
+        return true;
+    }
     let held = court.state.held(0);
     let held = held.filter(|held| held.lease.consumer == consumer);
     let verdicts: Vec<_> = held
-        .take(ENDED_AT_A_TIME)
+        .take(*room)
         .map(|held| match closed {
             true => court.given_back(&held),
             false => court.lost(&held, "the consumer's connection broke"),
@@ -191,6 +203,7 @@ fn end_of(court: &Court<'_>, (consumer, closed): (u64, bool), plan: &mut Plan) -
     if verdicts.is_empty() {
         return false;
     }
+    *room -= verdicts.len();
     let consumer = Some(consumer);
     plan.add(Kind::Gone(Verdicts { consumer, verdicts }), Part::Plain);
     true

@@ -21,6 +21,9 @@ use crate::{
     queue::{command::Batch, time::Now},
 };
 
+/// Verdicts of a round after which no further request is taken: an entry has a limit.
+const SETTLED_AT_A_TIME: usize = 20_000;
+
 /// An entry on its way into a partition's log, by the partition's place.
 type Proposed = (usize, Vec<Part>, Result<Stepping, Refusal>);
 
@@ -138,11 +141,13 @@ impl Driver {
         let is_blind = |wish: &Wish| blind.get(wish.partition as usize) == Some(&true);
         let (mut answers, mut results) = (Vec::new(), Results(Vec::new()));
         let mut wishes: BTreeMap<usize, Wishes> = BTreeMap::new();
+        let mut taken = 0;
         for settling in std::mem::take(&mut self.settling) {
-            if settling.wishes.iter().any(is_blind) {
+            if taken >= SETTLED_AT_A_TIME || settling.wishes.iter().any(is_blind) {
                 self.settling.push(settling);
                 continue;
             }
+            taken += settling.wishes.len();
             let request = answers.len();
             answers.push(settling.answer);
             let mut judged = Vec::with_capacity(settling.wishes.len());
