@@ -160,6 +160,7 @@ async fn a_topic_that_is_deleted_under_load_takes_its_queue_along() {
             "GROUP_NOT_FOUND",
             "PARTITION_NOT_FOUND",
             "UNAVAILABLE",
+            "OUTCOME_UNKNOWN",
         ];
         assert!(gone.contains(&why.as_str()), "{why}");
     }

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    fates::{Fate, Lease, Leases, SLACK_MS, SLACK_US, leases},
+    fates::{Fate, Lease, Leases, ROUNDED_MS, SLACK_MS, SLACK_US, leases},
     history::{Clock, Ended, Given, Letter, Outcome, Rules, Said, Word},
     keys::check_keys,
     letters::check_letters,
@@ -143,8 +143,9 @@ fn check_pair(before: &Lease<'_>, after: &Lease<'_>, rules: &Rules) -> Result<()
         return tell("attempts decrease, or hand-outs do not grow");
     }
     check_counts(next, rules)?;
-    let changed = next.first_failure_ms != first.first_failure_ms;
-    if changed && first.first_failure_ms > 0 {
+    // Told in wall time, so it is rounded anew, and moves with the clock.
+    let moved_ms = (next.first_failure_ms - first.first_failure_ms).abs();
+    if rules.clock == Clock::True && first.first_failure_ms > 0 && moved_ms > SLACK_MS {
         return tell("the first failure is another one");
     }
     let unseen = next.hand_outs - first.hand_outs - 1;
@@ -154,7 +155,8 @@ fn check_pair(before: &Lease<'_>, after: &Lease<'_>, rules: &Rules) -> Result<()
         return tell("what was finished comes back");
     }
     let granted_ms = after.granted_ms(rules);
-    let over = |fate: &&&Fate| next.at.us >= fate.over_us && granted_ms >= fate.over_ms;
+    let over =
+        |fate: &&&Fate| next.at.us >= fate.over_us && granted_ms + ROUNDED_MS >= fate.over_ms;
     let over: Vec<&&Fate> = ways.iter().filter(over).collect();
     if over.is_empty() {
         return tell("two leases are valid at a time");
@@ -165,8 +167,9 @@ fn check_pair(before: &Lease<'_>, after: &Lease<'_>, rules: &Rules) -> Result<()
     if counted.is_empty() {
         return tell("the attempt is not what the failures make it");
     }
-    let in_time =
-        |fate: &&&&Fate| next.at.us + SLACK_US >= fate.again_us && granted_ms + 1 >= fate.again_ms;
+    let in_time = |fate: &&&&Fate| {
+        next.at.us + SLACK_US >= fate.again_us && granted_ms + ROUNDED_MS >= fate.again_ms
+    };
     if !counted.iter().any(|fate| in_time(&fate)) {
         return tell("handed out again before its time");
     }

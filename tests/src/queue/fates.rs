@@ -7,6 +7,8 @@ use super::history::{Clock, End, Ended, Given, Moment, Outcome, Rules, Said, Wor
 
 /// Wall time and the broker's clock, and roundings of both, differ by less.
 pub(super) const SLACK_MS: i64 = 50;
+/// Deadlines are told in wall time, each rounded for itself; they differ by less.
+pub(super) const ROUNDED_MS: i64 = 5;
 /// Roundings of two readings of one clock differ by less.
 pub(super) const SLACK_US: u64 = 5_000;
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::{
     check::Facts,
-    fates::{Fate, Lease, Leases},
+    fates::{Fate, Lease, Leases, ROUNDED_MS},
     history::{KeyOrder, Rules},
 };
 
@@ -50,7 +50,8 @@ pub(super) fn check_keys(facts: &Facts<'_>, leases: &Leases<'_>) -> Result<(), S
 /// The one lease was over when the other was granted.
 fn check_apart(before: &Lease<'_>, after: &Lease<'_>, rules: &Rules) -> Result<(), String> {
     let granted_ms = after.granted_ms(rules);
-    let over = |fate: &Fate| after.given.at.us >= fate.over_us && granted_ms >= fate.over_ms;
+    let over =
+        |fate: &Fate| after.given.at.us >= fate.over_us && granted_ms + ROUNDED_MS >= fate.over_ms;
     if before.fates(rules).iter().any(over) {
         return Ok(());
     }
