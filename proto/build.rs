@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "consumer",
         "queues",
         "schedules",
+        "dead_letters",
         "ops",
     ]
     .map(|name| format!("aqueduct/v1/{name}.proto"));

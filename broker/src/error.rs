@@ -204,6 +204,8 @@ pub enum Refusal {
         offset: u64,
         lease: u64,
     },
+    #[error("dead letters of \"{topic}\" are being redriven or discarded by somebody else")]
+    DeadLettersBusy { topic: String },
     #[error("partition {partition} is not assigned to member \"{member}\"")]
     NotAssigned { partition: u32, member: String },
     #[error("{what}: the limit of {limit} is reached")]
@@ -290,6 +292,7 @@ impl Refusal {
             Refusal::NotAssigned { .. } => (Code::FailedPrecondition, "NOT_ASSIGNED"),
             Refusal::WrongGroupKind { .. } => (Code::FailedPrecondition, "WRONG_GROUP_KIND"),
             Refusal::LeaseLost { .. } => (Code::FailedPrecondition, "LEASE_LOST"),
+            Refusal::DeadLettersBusy { .. } => (Code::FailedPrecondition, "DEAD_LETTERS_BUSY"),
             Refusal::LimitReached { .. } => (Code::ResourceExhausted, "LIMIT_REACHED"),
             Refusal::DiskFull { .. } => (Code::ResourceExhausted, "DISK_FULL"),
             Refusal::Unavailable { .. } => (Code::Unavailable, "UNAVAILABLE"),
@@ -487,6 +490,7 @@ impl Refusal {
                 ("offset", offset.to_string()),
                 ("lease", lease.to_string()),
             ],
+            Refusal::DeadLettersBusy { topic } => vec![("topic", topic.clone())],
             Refusal::LimitReached { what, limit } => {
                 vec![("field", what.clone()), ("limit", limit.to_string())]
             }

@@ -315,7 +315,10 @@ fn detached(mut record: Record) -> Record {
 
 /// The first of these records, until they take about [`READ_CHUNK_BYTES`] of memory: what is
 /// small compressed may be large, and an empty record costs more than its bytes.
-fn decode_some(batches: Vec<Bytes>, wanted: std::ops::Range<u64>) -> Result<Vec<Record>, String> {
+pub(crate) fn decode_some(
+    batches: Vec<Bytes>,
+    wanted: std::ops::Range<u64>,
+) -> Result<Vec<Record>, String> {
     decode_up_to(batches, wanted, READ_CHUNK_BYTES as u64)
 }
 

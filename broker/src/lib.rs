@@ -8,6 +8,7 @@
 //! - `groups`: consumer groups: who has which partition, and what it is given
 //! - `queue`: work queues: what is leased, retried, dead, and who is next; pure
 //! - `work`: queue groups at work: a task for each, consumers, dead letters
+//! - `dead`: dead letters: looked at, redriven, discarded
 //! - `metadata`: what the cluster agrees on
 //! - `raft`: replication; the only place that names openraft
 //! - `grpc`, `http`: the front doors, on one port; they translate and hold no rules
@@ -22,6 +23,7 @@ pub mod node;
 pub mod testing;
 
 mod clock;
+mod dead;
 mod files;
 mod groups;
 mod grpc;

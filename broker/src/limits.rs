@@ -52,6 +52,9 @@ pub const SPARE_OPEN_FILES: u64 = 500;
 pub const MAX_TOPICS: usize = 10_000;
 /// Named producers.
 pub const MAX_NAMED_PRODUCERS: usize = 100_000;
+/// Producers of the broker's own: one for each queue group and partition with dead letters, and
+/// one for each pair of partitions between which dead letters were redriven.
+pub const MAX_INTERNAL_PRODUCERS: usize = 100_000;
 /// Nameless producers remembered per partition; beyond, the longest unseen go.
 pub const MAX_PRODUCERS_PER_PARTITION: usize = 10_000;
 /// Runs of sequences remembered per producer and partition: how far back a repeated batch is
@@ -98,6 +101,12 @@ pub const MAX_SETTLEMENTS: usize = 10_000;
 pub const MAX_PARKED_KEYS: usize = 100_000;
 /// Length of a failure's text that is kept, bytes; the rest is cut off.
 pub const MAX_FAILURE_BYTES: usize = 256;
+/// Dead letters that one request may name.
+pub const MAX_DEAD_LETTER_IDS: usize = 1_000;
+/// Headers that a redrive may set, and that it may remove.
+pub const MAX_HEADER_EDITS: usize = 64;
+/// Bytes of one page of dead letters; one is answered even if it is larger.
+pub const DEAD_LETTER_PAGE_BYTES: u64 = 4 << 20;
 /// Conditions of a queue group's filter.
 pub const MAX_FILTER_CONDITIONS: usize = 16;
 /// Length of a header's name in a filter, bytes.

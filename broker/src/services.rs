@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
     clock::Clock,
+    dead::Busy,
     error::Refusal,
     groups::Groups,
     metadata::{
@@ -33,6 +34,7 @@ pub(crate) struct Services {
     pub(crate) work: Work,
     pub(crate) schedules: Schedules,
     pub(crate) clock: Clock,
+    pub(crate) busy: Busy,
     /// Becomes true when the node drains: finish what is in flight, take nothing new.
     pub(crate) draining: watch::Receiver<bool>,
     budget: Arc<Semaphore>,
@@ -70,6 +72,7 @@ impl Services {
             groups,
             work: Work::default(),
             schedules: Schedules::default(),
+            busy: Busy::default(),
             draining,
             budget,
             budget_permits,

@@ -3,6 +3,7 @@
 mod arriving;
 mod consumer;
 mod delayed;
+mod dead_letters;
 mod groups;
 mod ops;
 mod publisher;
@@ -18,7 +19,7 @@ mod topics;
 use std::sync::Arc;
 
 use aqueduct_proto::v1::{
-    DESCRIPTORS, consumer_server::ConsumerServer, groups_server::GroupsServer,
+    DESCRIPTORS, consumer_server::ConsumerServer, dead_letters_server::DeadLettersServer, groups_server::GroupsServer,
     ops_server::OpsServer, publisher_server::PublisherServer, queues_server::QueuesServer,
     reader_server::ReaderServer, schedules_server::SchedulesServer, topics_server::TopicsServer,
 };
@@ -31,7 +32,7 @@ pub(crate) use self::{
     service::Service,
 };
 use self::{
-    consumer::Consumer, groups::Groups, ops::Ops, publisher::Publisher, queues::Queues,
+    consumer::Consumer, dead_letters::DeadLetters, groups::Groups, ops::Ops, publisher::Publisher, queues::Queues,
     reader::Reader, schedules::Schedules, topics::Topics,
 };
 use crate::{limits::MAX_REQUEST_BYTES, services::Services};
@@ -61,6 +62,7 @@ pub(crate) async fn routes(
         ConsumerServer::<Consumer>::NAME,
         QueuesServer::<Queues>::NAME,
         SchedulesServer::<Schedules>::NAME,
+        DeadLettersServer::<DeadLetters>::NAME,
         OpsServer::<Ops>::NAME,
     ];
     for name in names {
@@ -85,6 +87,7 @@ pub(crate) async fn routes(
         .add_service(ConsumerServer::new(Consumer::new(services.clone())))
         .add_service(QueuesServer::new(Queues::new(services.clone())))
         .add_service(SchedulesServer::new(Schedules::new(services.clone())))
+        .add_service(DeadLettersServer::new(DeadLetters::new(services.clone())))
         .add_service(OpsServer::new(Ops::new(services)));
     let routes = routes.prepare();
     Ok((Service { publisher, routes }, reporter))

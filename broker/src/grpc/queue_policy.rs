@@ -23,7 +23,8 @@ pub(super) fn decode_queue(wire: QueuePolicy) -> Result<Policy, Refusal> {
         Some(value) => duration_ms(&format!("group.queue.{field}"), value),
     };
     let backoff = standard.backoff;
-    let filter = wire.filter.into_iter().map(decode_condition);
+    let condition = |wire| decode_condition("group.queue.filter", wire);
+    let filter = wire.filter.into_iter().map(condition);
     Ok(Policy {
         lease_ms: ms("lease", wire.lease, standard.lease_ms)?,
         max_attempts: wire.max_attempts.unwrap_or(standard.max_attempts),
@@ -102,14 +103,14 @@ fn unknown(field: &str, value: i32) -> Refusal {
     Refusal::invalid(format!("group.queue.{field}"), why)
 }
 
-fn decode_condition(wire: HeaderCondition) -> Result<Condition, Refusal> {
+pub(super) fn decode_condition(field: &str, wire: HeaderCondition) -> Result<Condition, Refusal> {
     let test = match wire.test {
         Some(WireTest::Exists(true)) => Test::Exists,
         Some(WireTest::Equals(value)) => Test::Equals(value.to_vec()),
         Some(WireTest::Prefix(value)) => Test::Prefix(value.to_vec()),
         Some(WireTest::Exists(false)) | None => {
             let why = "say what must hold of the header: exists, equals or prefix";
-            return Err(Refusal::invalid("group.queue.filter", why));
+            return Err(Refusal::invalid(field, why));
         }
     };
     let header = wire.header;

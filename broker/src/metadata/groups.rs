@@ -144,7 +144,10 @@ impl State {
 
     pub(super) fn delete_group(&mut self, key: &str) -> Outcome {
         match self.groups.remove(key) {
-            Some(group) => Outcome::Group(group),
+            Some(group) => {
+                self.forget_internals_of_group(group.id);
+                Outcome::Group(group)
+            }
             None => Outcome::Denied(Denied::NotFound as i32),
         }
     }

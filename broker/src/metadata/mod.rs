@@ -4,6 +4,7 @@
 //! partitions that follow from it is the node's work.
 
 pub(crate) mod groups;
+pub(crate) mod internals;
 pub(crate) mod queues;
 pub(crate) mod schedules;
 pub(crate) mod state;

@@ -12,6 +12,7 @@ use prost::Message;
 use super::{
     groups::{Group, UpdateGroup},
     schedules::{FireSchedule, Schedule, UpdateSchedule},
+    internals::{InitInternal, Internal},
 };
 use crate::limits;
 
@@ -86,7 +87,7 @@ pub(crate) struct Command {
     /// When it was proposed, milliseconds since the Unix epoch.
     #[prost(int64, tag = "1")]
     pub(crate) now_ms: i64,
-    #[prost(oneof = "Change", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Change", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 20")]
     pub(crate) change: Option<Change>,
 }
 
@@ -119,6 +120,8 @@ pub(crate) enum Change {
     DeleteSchedule(String),
     #[prost(message, tag = "12")]
     FireSchedule(FireSchedule),
+    #[prost(message, tag = "20")]
+    InitInternal(InitInternal),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -152,7 +155,7 @@ pub(crate) struct UpdateTopic {
 /// What applying a command answers.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Answer {
-    #[prost(oneof = "Outcome", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Outcome", tags = "1, 2, 3, 4, 5, 20")]
     pub(crate) outcome: Option<Outcome>,
 }
 
@@ -168,6 +171,8 @@ pub(crate) enum Outcome {
     Group(Group),
     #[prost(message, tag = "5")]
     Schedule(Box<Schedule>),
+    #[prost(message, tag = "20")]
+    Internal(Internal),
 }
 
 /// Why a command changed nothing.
@@ -209,10 +214,13 @@ pub(crate) struct State {
     pub(crate) schedules: BTreeMap<String, Schedule>,
     #[prost(uint64, tag = "10")]
     pub(crate) last_schedule_id: u64,
+    /// Producers of the broker's own, by name.
+    #[prost(btree_map = "string, message", tag = "20")]
+    pub(crate) internals: BTreeMap<String, Internal>,
 }
 
 /// Epochs run from 0 to this and then start again.
-const MAX_EPOCH: i32 = i16::MAX as i32;
+pub(super) const MAX_EPOCH: i32 = i16::MAX as i32;
 
 /// Has the producer with this id a name?
 pub(crate) fn is_named(producer_id: i64) -> bool {
@@ -238,6 +246,7 @@ impl State {
             Some(Change::DeleteTopic(name)) => match self.topics.remove(&name) {
                 Some(topic) => {
                     self.delete_groups_of(&name);
+                    self.forget_internals_of_topic(topic.id);
                     Outcome::Topic(topic)
                 }
                 None => Outcome::Denied(Denied::NotFound as i32),
@@ -250,6 +259,7 @@ impl State {
             Some(Change::UpdateSchedule(update)) => self.update_schedule(update, now),
             Some(Change::DeleteSchedule(name)) => self.delete_schedule(&name),
             Some(Change::FireSchedule(fire)) => self.fire_schedule(fire),
+            Some(Change::InitInternal(init)) => self.init_internal(init),
             None => Outcome::Denied(Denied::Unreadable as i32),
         }
     }

@@ -23,6 +23,8 @@ mod read;
 mod stamps;
 pub(crate) mod state;
 mod steps;
+pub(crate) mod taken;
+mod taking;
 mod waiters;
 
 use std::{
@@ -144,6 +146,11 @@ pub(crate) enum Message {
         step: Step,
         answer: oneshot::Sender<Result<Replies, Refusal>>,
     },
+    /// Dead letters are redriven or discarded.
+    Take {
+        taking: taken::Taking,
+        answer: oneshot::Sender<Result<u64, Refusal>>,
+    },
     /// What of this producer is stored, once all that was accepted is settled.
     Producer {
         id: i64,
@@ -162,6 +169,7 @@ impl Message {
             Message::Trim { answer, .. } => drop(answer.send(Err(why))),
             Message::Move { answer, .. } => drop(answer.send(Err(why))),
             Message::Step { answer, .. } => drop(answer.send(Err(why))),
+            Message::Take { answer, .. } => drop(answer.send(Err(why))),
             // Dropping the sender says that the partition is closed.
             Message::Producer { .. } | Message::Close { .. } => {}
         }

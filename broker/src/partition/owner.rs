@@ -24,6 +24,7 @@ use super::{
     proposals::{InFlight, Waiting, answer_all, first_answer},
     state::{Change, Command, FLAG_DEDUP, Tick, origin_of},
     steps::GatheredSteps,
+    taking::taken_count,
 };
 use crate::{
     clock::Steady,
@@ -165,6 +166,7 @@ impl Owner {
             }
             Message::Move { change, answer } => self.moves.add(change, answer),
             Message::Step { step, answer } => self.steps.add(step, answer),
+            Message::Take { taking, answer } => self.take(taking, answer).await,
             Message::Producer { id, answer } => {
                 self.flush().await;
                 let position = self.producers.position(id);
@@ -550,6 +552,7 @@ impl Owner {
             }
             Waiting::Moves(waiters) => self.moves.settle(waiters, &reply),
             Waiting::Steps(waiters) => self.steps.settle(waiters, &reply),
+            Waiting::Take { answer } => drop(answer.send(taken_count(&reply))),
         }
     }
 

@@ -31,6 +31,9 @@ pub(super) enum Waiting {
     },
     Moves(Vec<MoveAnswer>),
     Steps(Vec<StepAnswer>),
+    Take {
+        answer: oneshot::Sender<Result<u64, Refusal>>,
+    },
 }
 
 impl Waiting {
@@ -43,6 +46,7 @@ impl Waiting {
             Waiting::Trim { answer } => drop(answer.send(Err(why.clone()))),
             Waiting::Moves(waiters) => refuse_moves(waiters, why),
             Waiting::Steps(waiters) => refuse_steps(waiters, why),
+            Waiting::Take { answer } => drop(answer.send(Err(why.clone()))),
         }
     }
 }

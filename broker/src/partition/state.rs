@@ -2,7 +2,8 @@
 //!
 //! Batches take offsets in log order; that is all that gives an offset its record. The state
 //! beside them is what idempotence needs (producers, dedup ids), where consumer groups stand,
-//! what queue groups have leased and done, where the log begins for readers, and the greatest stamp seen.
+//! what queue groups have leased and done, which dead letters are gone, where the log begins for
+//! readers, and the greatest stamp seen.
 
 use aqueduct_proto::{
     attributes,
@@ -17,6 +18,7 @@ use super::{
     positions::{Moves, Positions},
     producers::{Origin, Producers},
     queues::{Queues, SavedQueue, Steps},
+    taken::{SavedTaken, Taken, Taking},
 };
 use crate::{
     limits::MAX_DECOMPRESSED_BYTES,
@@ -30,7 +32,7 @@ pub(crate) const FLAG_DEDUP: u8 = 1;
 /// A change of a partition that is not a batch.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Command {
-    #[prost(oneof = "Change", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 20")]
     pub(crate) change: Option<Change>,
 }
 
@@ -49,6 +51,9 @@ pub(crate) enum Change {
     /// Queue groups lease, settle and expire.
     #[prost(message, tag = "4")]
     Steps(Steps),
+    /// Dead letters are redriven or discarded.
+    #[prost(message, tag = "20")]
+    Take(Taking),
 }
 
 /// The proposer's time, and how long dedup ids live by its configuration.
@@ -89,6 +94,7 @@ pub(crate) struct State {
     pub(crate) dedup: Dedup,
     pub(crate) positions: Positions,
     pub(crate) queues: Queues,
+    pub(crate) taken: Taken,
     /// Entries that this version could not read; kept for diagnosis, not replicated.
     pub(crate) unreadable: u64,
 }
@@ -110,6 +116,8 @@ struct SavedState {
     positions: Option<Positions>,
     #[prost(message, repeated, tag = "7")]
     queues: Vec<SavedQueue>,
+    #[prost(message, optional, tag = "20")]
+    taken: Option<SavedTaken>,
 }
 
 /// The bytes are not a saved state.
@@ -119,6 +127,8 @@ pub(crate) enum Unloadable {
     Form(#[from] prost::DecodeError),
     #[error(transparent)]
     Queue(#[from] Damaged),
+    #[error("the list of dead letters that are gone is damaged")]
+    Taken,
 }
 
 /// What the header of a batch says of its producer, if it has one.
@@ -179,6 +189,7 @@ impl State {
                 let offset = offset.min(self.next_offset);
                 self.log_start_offset = self.log_start_offset.max(offset);
                 self.queues.trim(self.log_start_offset, self.next_offset);
+                self.taken.trim(self.log_start_offset);
             }
             Some(Change::Tick(tick)) => {
                 self.now_ms = self.now_ms.max(tick.now_ms);
@@ -191,6 +202,10 @@ impl State {
             Some(Change::Steps(steps)) => {
                 let stepped = self.queues.apply(&steps, self.next_offset);
                 return Reply::Answer(stepped.encode_to_vec().into());
+            }
+            Some(Change::Take(taking)) => {
+                let taken = self.taken.apply(&taking, self.next_offset);
+                return Reply::Answer(taken.encode_to_vec().into());
             }
             None => self.unreadable += 1,
         }
@@ -207,6 +222,7 @@ impl State {
             dedup: self.dedup.save(),
             positions: Some(self.positions.clone()),
             queues: self.queues.save(),
+            taken: (self.taken != Taken::default()).then(|| self.taken.save()),
         }
         .encode_to_vec()
     }
@@ -225,6 +241,10 @@ impl State {
             dedup: Dedup::load(saved.dedup),
             positions: saved.positions.unwrap_or_default(),
             queues: Queues::load(saved.queues)?,
+            taken: match saved.taken {
+                Some(saved) => Taken::load(saved).ok_or(Unloadable::Taken)?,
+                None => Taken::default(),
+            },
             unreadable: 0,
         })
     }

@@ -1,33 +1,33 @@
 //! Copies of dead letters, each in the dead-letter topic exactly once.
 //!
 //! The queue gives its dead letters numbers without gaps. Here a number becomes a producer's
-//! sequence: one named producer for each (group, partition, dead-letter topic), which nobody
-//! else can be because its name is none that a client may give. Whoever takes over after a crash
-//! asks the topic how far the copies go, and continues there; then the queue is told.
+//! sequence: one producer of the broker's own for each (group, partition, dead-letter topic).
+//! Whoever takes over after a crash asks the topic how far the copies go, and continues there;
+//! then the queue is told.
 //!
-//! The number at which the copies in a topic begin is part of the producer's name, so that it is
-//! known for good before the first copy: a dead-letter topic that was deleted begins again.
+//! The number at which the copies in a topic begin is kept with the producer, so that it is
+//! known for good before the first copy: a dead-letter topic that was deleted begins again, with
+//! what the queue does not know as written.
 
-use aqueduct_proto::{
-    attributes,
-    batch::Batch,
-    compression::Compression,
-    record::{BatchBuilder, Header, Record},
-};
+use std::{collections::BTreeSet, ops::Range};
+
+use aqueduct_proto::{batch::Batch, compression::Compression, record::BatchBuilder};
 use tokio::sync::oneshot;
 
 use super::lane::Lane;
 use crate::{
     clock,
+    dead::letter::{Death, copy_headers},
     error::Refusal,
     groups::admin::dead_letter_topic,
     limits,
     metadata::{
         groups::Group,
-        state::{Change, Outcome, TopicConfig},
+        internals::{InitInternal, Internal},
+        state::TopicConfig,
     },
     partition::{Message, Partition},
-    queue::{command::Reason, policy::Policy, record::Dead},
+    queue::{policy::Policy, record::Dead},
     services::Services,
     topics::NewTopic,
 };
@@ -187,26 +187,14 @@ impl Lane {
         };
         // One partition for all: another one after a change of the topic would copy again.
         let target = live.partition(0)?.clone();
-        let prefix = format!("queue/{}/{}/{}/", group.id, self.number, live.topic.id);
-        let known = {
-            let view = services.metadata.view().read();
-            let names = view.producers.range(prefix.clone()..);
-            let mut names = names.take_while(|(name, _)| name.starts_with(&prefix));
-            names
-                .next()
-                .and_then(|(name, _)| name[prefix.len()..].parse().ok())
+        let init = InitInternal {
+            name: format!("copies/{}/{}/{}", group.id, self.number, live.topic.id),
+            group_id: group.id,
+            from_topic: services.topics.get(&group.topic)?.topic.id,
+            to_topic: live.topic.id,
+            base: written.max(self.copied_to),
         };
-        let base: u64 = known.unwrap_or(written.max(self.copied_to));
-        let change = Change::InitProducer(format!("{prefix}{base}"));
-        let producer = match services.metadata.propose(change).await? {
-            Outcome::Producer(producer) => producer,
-            _ => {
-                return Err(Refusal::LimitReached {
-                    what: "named producers".into(),
-                    limit: limits::MAX_NAMED_PRODUCERS as u64,
-                });
-            }
-        };
+        let Internal { producer, base, .. } = services.internal_producer(init).await?;
         let stored = target.producer(producer.id).await?;
         let stored = stored.map_or(0, |(next, _)| next);
         self.copied_to = self.copied_to.max(base + stored);
@@ -228,20 +216,41 @@ impl Lane {
         let Some(first) = letters.first() else {
             return Ok((None, self.copied_to));
         };
-        let mut last = first.number;
+        let mut last = self.copied_to;
         let sequence = i32::try_from((first.number - 1 - ready.base) % WRAP).unwrap_or(0);
         let mut builder = BatchBuilder::new(Compression::None);
         builder.set_producer(ready.producer_id, ready.epoch, sequence);
+        let start = self.partition.shared().log_start_offset();
+        let runs = runs_from(letters.iter().map(|letter| letter.dead.offset), start);
+        let read = self.read_runs(&runs, COPY_BYTES as u64).await;
         for letter in &letters {
-            if builder.count() > 0 && builder.len_bytes() >= COPY_BYTES {
+            let offset = letter.dead.offset;
+            // A seek can let a message die twice, so it stays where it is.
+            let record = read.records.get(&offset);
+            // What retention was quicker with, or the disk does not give back, is copied without
+            // what it was. What was just not read comes in the next batch.
+            let is_gone = offset < start || read.unreadable.contains(&offset);
+            if record.is_none() && !is_gone {
                 break;
             }
-            // Retention may have been quicker: then the copy says what there was, without it.
-            let record = self.read_one(letter.dead.offset).await.unwrap_or_default();
-            let headers = headers(&record, letter, group, self.number);
-            let (key, value) = (record.key.as_deref(), record.value.as_deref());
+            let death = Death {
+                topic: &group.topic,
+                group: &group.name,
+                partition: self.number,
+                number: letter.number,
+                dead: letter.dead,
+                error: &letter.error,
+            };
+            let headers = copy_headers(record, &death);
+            let key = record.and_then(|record| record.key.as_deref());
+            let value = record.and_then(|record| record.value.as_deref());
             builder.push(letter.dead.died_ms, key, value, &headers);
             last = letter.number;
+        }
+        if builder.count() == 0 {
+            return Err(Refusal::Unavailable {
+                why: "the messages cannot be read now".into(),
+            });
         }
         let bad = |error: aqueduct_proto::batch::BatchError| Refusal::BadBatch {
             why: error.to_string(),
@@ -251,45 +260,29 @@ impl Lane {
     }
 }
 
-/// The message's own headers (but for those that would delay or expire the copy), and its end.
-fn headers(record: &Record, letter: &Letter, group: &Group, partition: u32) -> Vec<Header> {
-    let timed = [attributes::DELAY_UNTIL, attributes::TTL];
-    let own = record.headers.iter();
-    let mut headers: Vec<Header> = own
-        .filter(|header| !timed.contains(&header.name_str()))
-        .cloned()
-        .collect();
-    let dead = &letter.dead;
-    let mut say = |name: &str, value: String| headers.push(Header::new(name, value));
-    say("__dlq.errors.topic", group.topic.clone());
-    say("__dlq.errors.partition", partition.to_string());
-    say("__dlq.errors.offset", dead.offset.to_string());
-    say("__dlq.errors.group", group.name.clone());
-    say("__dlq.errors.delivery.count", dead.hand_outs.to_string());
-    say("__dlq.errors.message", letter.error.clone());
-    say("aq-dead-reason", name(dead.reason).to_owned());
-    say("aq-dead-attempts", dead.failed.to_string());
-    say("aq-dead-number", letter.number.to_string());
-    if dead.first_failure_ms > 0 {
-        say("aq-dead-first-failure", dead.first_failure_ms.to_string());
+/// These offsets from `start` on, each once, as runs.
+fn runs_from(offsets: impl Iterator<Item = u64>, start: u64) -> Vec<Range<u64>> {
+    let offsets: BTreeSet<u64> = offsets.filter(|offset| *offset >= start).collect();
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for offset in offsets {
+        match runs.last_mut() {
+            Some(last) if last.end == offset => last.end += 1,
+            _ => runs.push(offset..offset + 1),
+        }
     }
-    headers
-}
-
-fn name(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Unknown => "UNKNOWN",
-        Reason::Attempts => "ATTEMPTS",
-        Reason::HandOuts => "HAND_OUTS",
-        Reason::Rejected => "REJECTED",
-        Reason::Ttl => "EXPIRED",
-        Reason::Parked => "PARKED",
-    }
+    runs
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn offsets_become_runs_of_what_is_kept() {
+        let runs = |offsets: &[u64], start| runs_from(offsets.iter().copied(), start);
+        assert_eq!(runs(&[7, 3, 4, 4, 9, 8], 4), [4..5, 7..10]);
+        assert!(runs(&[1, 2], 3).is_empty());
+    }
 
     #[test]
     fn rests_grow_and_stay_bounded() {

@@ -286,12 +286,6 @@ impl Lane {
         }
         read
     }
-
-    /// The message at an offset, if it can be read.
-    pub(super) async fn read_one(&mut self, offset: u64) -> Option<Record> {
-        let read = self.read_chunk(offset..offset + 1).await.ok()??;
-        read.0.into_iter().find(|record| record.offset == offset)
-    }
 }
 
 /// Messages that were decoded together, without holes.
