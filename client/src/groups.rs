@@ -4,7 +4,7 @@
 //! member is `Client::consumer`. Promises: every change can be tried with
 //! `dry_run` first; a group is always named by its topic and its own bare name.
 
-mod policy;
+pub(crate) mod policy;
 mod queue;
 mod types;
 

@@ -32,6 +32,7 @@
 
 mod client;
 mod consumer;
+mod dead_letters;
 mod groups;
 mod message;
 mod offsets;
@@ -55,6 +56,10 @@ pub use aqueduct_proto::compression::Compression;
 pub use client::{Client, ClientBuilder};
 pub use connection::DEFAULT_SERVER;
 pub use consumer::{Chunk, CommitMode, GroupConsumer, GroupConsumerBuilder, GroupEvent, Received};
+pub use dead_letters::{
+    DeadLetter, DeadLetterFilter, DeadLetters, DeadLettersProgress, DeadLettersRun, DeadReason,
+    Discard, Redrive,
+};
 pub use error::{Detail, Error};
 pub use groups::{
     Group, GroupLag, GroupState, GroupUpdate, Groups, HeaderCondition, InFlight, Member,

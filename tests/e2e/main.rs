@@ -14,6 +14,8 @@ mod client;
 mod config;
 mod connections;
 mod contract;
+mod dead_letters;
+mod dead_letters_kill;
 mod disk_limit;
 mod fixture;
 mod gathering;

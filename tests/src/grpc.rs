@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use aqueduct_proto::v1::{
     CreateTopicRequest, Message, PublishResponse, Topic, consumer_client::ConsumerClient,
+    dead_letters_client::DeadLettersClient,
     groups_client::GroupsClient, ops_client::OpsClient, publisher_client::PublisherClient,
     queues_client::QueuesClient, reader_client::ReaderClient, schedules_client::SchedulesClient,
     topics_client::TopicsClient,
@@ -35,6 +36,8 @@ pub struct Api {
     pub queues: QueuesClient<Channel>,
     /// Schedules.
     pub schedules: SchedulesClient<Channel>,
+    /// What queue groups have given up.
+    pub dead: DeadLettersClient<Channel>,
     /// The node.
     pub ops: OpsClient<Channel>,
 }
@@ -76,6 +79,7 @@ impl Api {
             consumer: ConsumerClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             queues: QueuesClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             schedules: SchedulesClient::new(channel.clone()),
+            dead: DeadLettersClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             ops: OpsClient::new(channel.clone()),
             channel,
         }

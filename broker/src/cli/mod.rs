@@ -32,6 +32,8 @@ mod topic;
 mod topic_output;
 
 mod delayed;
+mod dead_letters;
+mod dead_letters_output;
 mod group;
 mod group_output;
 mod group_queue;
@@ -93,6 +95,8 @@ enum Command {
     Delayed(delayed::DelayedArgs),
     /// Publish messages by cron, in intervals, or once
     Schedule(schedule::ScheduleArgs),
+    /// Look at, redrive, discard and export dead letters of queue groups
+    Dlq(dead_letters::DeadLetterArgs),
     /// Print one message
     Get(get::GetArgs),
     /// Look at a broker: what it holds, what it uses, how fast its disk is
@@ -150,6 +154,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Lag(args) => block_on(lag::run(args)),
         Command::Delayed(args) => block_on(delayed::run(args)),
         Command::Schedule(args) => block_on(schedule::run(args)),
+        Command::Dlq(args) => block_on(dead_letters::run(args)),
         Command::Get(args) => block_on(get::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),

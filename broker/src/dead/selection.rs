@@ -100,12 +100,7 @@ mod tests {
     fn each_condition_selects_and_leaves_out() {
         type Change = fn(&mut Selection, bool);
         let changes: [Change; 8] = [
-            |s, yes| {
-                drop(
-                    s.reasons
-                        .insert(if yes { Reason::Rejected } else { Reason::Ttl }),
-                )
-            },
+            |s, yes| s.reasons = [if yes { Reason::Rejected } else { Reason::Ttl }].into(),
             |s, yes| s.key = Some(if yes { "k" } else { "" }.into()),
             |s, yes| {
                 s.headers = header(Test::Prefix(if yes { b"order." } else { b"mailed" }.into()))
@@ -114,7 +109,7 @@ mod tests {
             |s, yes| s.died_until_ms = Some(if yes { 1_001 } else { 1_000 }),
             |s, yes| s.error_contains = if yes { "refused" } else { "Refused" }.into(),
             |s, yes| s.source_partition = Some(if yes { 3 } else { 2 }),
-            |s, yes| drop(s.ids.insert(if yes { (2, 5) } else { (3, 5) })),
+            |s, yes| s.ids = [if yes { (2, 5) } else { (3, 5) }].into(),
         ];
         let mut all = Selection::default();
         assert!(all.matches(&letter()));

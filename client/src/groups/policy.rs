@@ -253,7 +253,7 @@ impl QueuePolicy {
     }
 }
 
-fn condition_to_proto(condition: HeaderCondition) -> v1::HeaderCondition {
+pub(crate) fn condition_to_proto(condition: HeaderCondition) -> v1::HeaderCondition {
     use v1::header_condition::Test;
     let (header, test) = match condition {
         HeaderCondition::Exists(header) => (header, Test::Exists(true)),

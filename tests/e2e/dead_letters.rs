@@ -1,0 +1,750 @@
+//! Dead letters end to end: what their copies carry, filters, redrive, discard, and bad input.
+
+use std::time::Duration;
+
+use aqueduct_proto::v1::{
+    CreateGroupRequest, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetterVerdict,
+    DeadLettersProgress, DeadReason, DeleteGroupRequest, DeleteTopicRequest, Delivery,
+    DiscardRequest, GetDeadLetterRequest, Group, Header, HeaderCondition, LeaseRequest,
+    ListDeadLettersRequest, Message, PublishRequest, QueuePolicy, RedriveRequest, SettleRequest,
+    Settlement, header_condition::Test, settlement::Verdict,
+};
+use aqueduct_tests::{
+    grpc::{Api, message, refused},
+    http::Http,
+};
+use serde_json::json;
+use tonic::{Code, Status};
+
+use crate::fixture::Fixture;
+
+pub(crate) const TOPIC: &str = "jobs";
+pub(crate) const GROUP: &str = "work";
+pub(crate) const DLQ: &str = "jobs.work.dlq";
+
+/// A queue group on a topic.
+pub(crate) async fn create(api: &mut Api, partitions: u32, policy: QueuePolicy) {
+    api.create(TOPIC, partitions).await;
+    create_group(api, policy).await;
+}
+
+async fn create_group(api: &mut Api, policy: QueuePolicy) {
+    let group = Group {
+        name: GROUP.to_owned(),
+        queue: Some(policy),
+        ..Group::default()
+    };
+    let request = CreateGroupRequest {
+        topic: TOPIC.to_owned(),
+        group: Some(group),
+        validate_only: false,
+    };
+    api.groups.create_group(request).await.unwrap();
+}
+
+pub(crate) async fn publish(api: &mut Api, messages: Vec<Message>) {
+    let request = PublishRequest {
+        topic: TOPIC.to_owned(),
+        messages,
+        ..PublishRequest::default()
+    };
+    let answer = api.publisher.publish(request).await.unwrap().into_inner();
+    assert!(answer.results.iter().all(|result| result.error.is_none()));
+}
+
+pub(crate) async fn lease(
+    api: &mut Api,
+    messages: u32,
+    wait: Duration,
+) -> Result<Vec<Delivery>, Status> {
+    let request = LeaseRequest {
+        topic: TOPIC.to_owned(),
+        group: GROUP.to_owned(),
+        max_messages: messages,
+        wait: wait.try_into().ok(),
+        ..LeaseRequest::default()
+    };
+    let leased = api.queues.lease(request).await;
+    leased.map(|leased| leased.into_inner().deliveries)
+}
+
+/// Gives these up; answers how many of them that was done to.
+pub(crate) async fn reject(
+    api: &mut Api,
+    leased: &[Delivery],
+    error: &str,
+) -> Result<usize, Status> {
+    let settlement = |delivery: &Delivery| {
+        let record = delivery.record.as_ref().unwrap();
+        let error = error.to_owned();
+        Settlement {
+            partition: record.partition,
+            offset: record.offset,
+            lease: delivery.lease,
+            verdict: Some(Verdict::DeadLetter(DeadLetterVerdict { error })),
+        }
+    };
+    let request = SettleRequest {
+        topic: TOPIC.to_owned(),
+        group: GROUP.to_owned(),
+        settlements: leased.iter().map(settlement).collect(),
+    };
+    let results = api.queues.settle(request).await?.into_inner().results;
+    Ok(results.iter().filter(|r| r.error.is_none()).count())
+}
+
+/// Gives up everything there is, until it was so many.
+pub(crate) async fn reject_all(api: &mut Api, count: usize, error: &str) {
+    let mut rejected = 0;
+    while rejected < count {
+        let leased = lease(api, 1_000, Duration::from_secs(30)).await.unwrap();
+        assert!(!leased.is_empty(), "{rejected} of {count} were rejected");
+        rejected += reject(api, &leased, error).await.unwrap();
+    }
+    assert_eq!(rejected, count);
+}
+
+/// All dead letters, in small pages.
+pub(crate) async fn list(api: &mut Api, filter: Option<DeadLetterFilter>) -> Vec<DeadLetter> {
+    let (mut letters, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = ListDeadLettersRequest {
+            topic: TOPIC.to_owned(),
+            group: GROUP.to_owned(),
+            filter: filter.clone(),
+            page_size: 7,
+            page_token,
+        };
+        let page = api.dead.list_dead_letters(request).await.unwrap();
+        let page = page.into_inner();
+        assert!(page.dead_letters.len() <= 7);
+        letters.extend(page.dead_letters);
+        if page.next_page_token.is_empty() {
+            return letters;
+        }
+        page_token = page.next_page_token;
+    }
+}
+
+/// Waits until so many have their copies.
+pub(crate) async fn wait_for(api: &mut Api, count: usize) -> Vec<DeadLetter> {
+    for _ in 0..600 {
+        let letters = list(api, None).await;
+        if letters.len() >= count {
+            assert_eq!(letters.len(), count);
+            return letters;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{count} dead letters did not come");
+}
+
+pub(crate) fn redrive_request() -> RedriveRequest {
+    RedriveRequest {
+        topic: TOPIC.to_owned(),
+        group: GROUP.to_owned(),
+        ..RedriveRequest::default()
+    }
+}
+
+/// The last report of a redrive.
+pub(crate) async fn redrive(
+    api: &mut Api,
+    request: RedriveRequest,
+) -> Result<DeadLettersProgress, Status> {
+    let mut reports = api.dead.redrive(request).await?.into_inner();
+    let mut last = DeadLettersProgress::default();
+    while let Some(progress) = reports.message().await? {
+        last = progress;
+    }
+    Ok(last)
+}
+
+async fn discard(api: &mut Api, request: DiscardRequest) -> Result<DeadLettersProgress, Status> {
+    let mut reports = api.dead.discard(request).await?.into_inner();
+    let mut last = DeadLettersProgress::default();
+    while let Some(progress) = reports.message().await? {
+        last = progress;
+    }
+    Ok(last)
+}
+
+pub(crate) fn value(record: Option<&aqueduct_proto::v1::Record>) -> String {
+    let value = record.unwrap().value.clone().expect("a payload");
+    String::from_utf8(value.to_vec()).unwrap()
+}
+
+fn header(name: &str, value: &str) -> Header {
+    Header {
+        name: name.to_owned(),
+        value: value.to_owned().into(),
+    }
+}
+
+fn condition(header: &str, test: Test) -> HeaderCondition {
+    HeaderCondition {
+        header: header.to_owned(),
+        test: Some(test),
+    }
+}
+
+fn numbered(count: usize, partitions: u32) -> Vec<Message> {
+    (0..count)
+        .map(|n| message(n as u32 % partitions, n.to_string()))
+        .collect()
+}
+
+#[tokio::test]
+async fn bad_input_is_refused_and_says_why() {
+    let mut broker = Fixture::new();
+    let mut api = broker.api().await;
+    create(&mut api, 1, QueuePolicy::default()).await;
+    let with = |filter: DeadLetterFilter| RedriveRequest {
+        filter: Some(filter),
+        ..redrive_request()
+    };
+    let long = DeadLetterFilter {
+        error_contains: "x".repeat(257),
+        ..DeadLetterFilter::default()
+    };
+    let many = DeadLetterFilter {
+        ids: (0..1_001)
+            .map(|offset| DeadLetterId {
+                partition: 0,
+                offset,
+            })
+            .collect(),
+        ..DeadLetterFilter::default()
+    };
+    let unknown = DeadLetterFilter {
+        reasons: vec![99],
+        ..DeadLetterFilter::default()
+    };
+    let empty = DeadLetterFilter {
+        headers: vec![HeaderCondition::default()],
+        ..DeadLetterFilter::default()
+    };
+    let ours = RedriveRequest {
+        set_headers: vec![header("aq-redriven-from", "me")],
+        ..redrive_request()
+    };
+    let edits = RedriveRequest {
+        remove_headers: vec!["a".to_owned(); 65],
+        ..redrive_request()
+    };
+    for (request, field) in [
+        (with(long), "filter.error_contains"),
+        (with(many), "filter.ids"),
+        (with(unknown), "filter.reasons"),
+        (with(empty), "filter.headers"),
+        (ours, "set_headers"),
+        (edits, "remove_headers"),
+    ] {
+        let refusal = redrive(&mut api, request).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{field}: {refusal}");
+        assert!(refusal.message().contains(field), "{field}: {refusal}");
+    }
+    let missing = RedriveRequest {
+        to_topic: "nowhere".to_owned(),
+        ..redrive_request()
+    };
+    refused(
+        redrive(&mut api, missing).await,
+        Code::NotFound,
+        "TOPIC_NOT_FOUND",
+    );
+    let no_group = RedriveRequest {
+        group: "nobody".to_owned(),
+        ..redrive_request()
+    };
+    refused(
+        redrive(&mut api, no_group).await,
+        Code::NotFound,
+        "GROUP_NOT_FOUND",
+    );
+    for token in ["x", "1:", ":2", "1:2:3", "-1:0"] {
+        let request = ListDeadLettersRequest {
+            topic: TOPIC.to_owned(),
+            group: GROUP.to_owned(),
+            page_token: token.to_owned(),
+            ..ListDeadLettersRequest::default()
+        };
+        let refusal = api.dead.list_dead_letters(request).await;
+        refused(refusal, Code::InvalidArgument, "INVALID_ARGUMENT");
+    }
+    // A stream group has none.
+    let stream = Group {
+        name: "stream".to_owned(),
+        ..Group::default()
+    };
+    let request = CreateGroupRequest {
+        topic: TOPIC.to_owned(),
+        group: Some(stream),
+        validate_only: false,
+    };
+    api.groups.create_group(request).await.unwrap();
+    let other_kind = RedriveRequest {
+        group: "stream".to_owned(),
+        ..redrive_request()
+    };
+    refused(
+        redrive(&mut api, other_kind).await,
+        Code::FailedPrecondition,
+        "WRONG_GROUP_KIND",
+    );
+    // Nothing died yet: an empty list, and nothing to do.
+    assert!(list(&mut api, None).await.is_empty());
+    let none = redrive(&mut api, redrive_request()).await.unwrap();
+    assert_eq!((none.done, none.total), (true, 0));
+    broker.assert_serves();
+}
+
+#[tokio::test]
+async fn a_copy_carries_all_and_every_filter_finds_it() {
+    let broker = Fixture::new();
+    let mut api = broker.api().await;
+    create(&mut api, 2, QueuePolicy::default()).await;
+    let mut poison = message(1, "payload");
+    poison.key = Some("customer-7".into());
+    poison.headers = vec![header("type", "order.paid"), header("type", "second")];
+    poison.timestamp_ms = Some(1_700_000_000_000);
+    publish(&mut api, vec![message(0, "other"), poison]).await;
+    let leased = lease(&mut api, 10, Duration::from_secs(30)).await.unwrap();
+    let (mut odd, mut even) = (Vec::new(), Vec::new());
+    for delivery in leased {
+        match delivery.record.as_ref().unwrap().partition {
+            1 => odd.push(delivery),
+            _ => even.push(delivery),
+        }
+    }
+    assert_eq!(reject(&mut api, &odd, "card refused").await.unwrap(), 1);
+    let mut letters = wait_for(&mut api, 1).await;
+    let letter = letters.remove(0);
+    let record = letter.record.clone().unwrap();
+    assert_eq!(record.key.as_deref(), Some(&b"customer-7"[..]));
+    assert_eq!(record.value.as_deref(), Some(&b"payload"[..]));
+    let names: Vec<_> = record.headers.iter().map(|h| h.name.as_str()).collect();
+    assert_eq!(names, ["type", "type"]);
+    assert_eq!(letter.reason(), DeadReason::Rejected);
+    assert_eq!(letter.error, "card refused");
+    assert_eq!(
+        (letter.source_topic.as_str(), letter.group.as_str()),
+        (TOPIC, GROUP)
+    );
+    assert_eq!(
+        (letter.source_partition, letter.source_offset, letter.number),
+        (1, 0, 1)
+    );
+    assert_eq!((letter.attempts, letter.hand_outs), (1, 1));
+    assert_eq!(letter.publish_time.as_ref().unwrap().seconds, 1_700_000_000);
+    let died = letter.death_time.unwrap();
+    assert!(letter.first_failure.unwrap().seconds <= died.seconds);
+    // As an ordinary message it carries the same, for whoever reads the topic by other means.
+    let plain = broker
+        .cli
+        .run(&["get", DLQ, "0:0", "-o", "json"])
+        .ok()
+        .json();
+    let header_of = |name: &str| {
+        let headers = plain["headers"].as_array().unwrap();
+        let found = headers.iter().find(|header| header["name"] == name);
+        found.unwrap_or_else(|| panic!("{name} in {plain}"))["value"].clone()
+    };
+    assert_eq!(header_of("__dlq.errors.topic"), TOPIC);
+    assert_eq!(header_of("__dlq.errors.partition"), "1");
+    assert_eq!(header_of("__dlq.errors.message"), "card refused");
+    assert_eq!(header_of("aq-dead-reason"), "REJECTED");
+
+    assert_eq!(reject(&mut api, &even, "mail bounced").await.unwrap(), 1);
+    wait_for(&mut api, 2).await;
+    let seconds = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let any = DeadLetterFilter::default;
+    let filters = [
+        DeadLetterFilter {
+            key: Some("customer-7".into()),
+            ..any()
+        },
+        DeadLetterFilter {
+            error_contains: "refused".into(),
+            ..any()
+        },
+        DeadLetterFilter {
+            source_partition: Some(1),
+            ..any()
+        },
+        DeadLetterFilter {
+            ids: vec![DeadLetterId {
+                partition: 0,
+                offset: 0,
+            }],
+            ..any()
+        },
+        DeadLetterFilter {
+            headers: vec![condition("type", Test::Exists(true))],
+            ..any()
+        },
+        DeadLetterFilter {
+            headers: vec![condition("type", Test::Prefix("order.".into()))],
+            ..any()
+        },
+        DeadLetterFilter {
+            headers: vec![condition("type", Test::Equals("order.paid".into()))],
+            ..any()
+        },
+    ];
+    for filter in filters {
+        let found = list(&mut api, Some(filter.clone())).await;
+        assert_eq!(found, [letter.clone()], "{filter:?}");
+    }
+    let rejected = DeadLetterFilter {
+        reasons: vec![DeadReason::Rejected.into()],
+        died_from: seconds(died.seconds),
+        died_until: seconds(died.seconds + 3_600),
+        ..any()
+    };
+    assert_eq!(list(&mut api, Some(rejected)).await.len(), 2);
+    for nothing in [
+        DeadLetterFilter {
+            reasons: vec![DeadReason::Expired.into()],
+            ..any()
+        },
+        DeadLetterFilter {
+            died_until: seconds(died.seconds),
+            ..any()
+        },
+        DeadLetterFilter {
+            headers: vec![condition("type", Test::Equals("second".into()))],
+            ..any()
+        },
+    ] {
+        assert!(list(&mut api, Some(nothing)).await.is_empty());
+    }
+    let get = |offset| GetDeadLetterRequest {
+        topic: TOPIC.to_owned(),
+        group: GROUP.to_owned(),
+        partition: 0,
+        offset,
+    };
+    assert_eq!(
+        api.dead.get_dead_letter(get(0)).await.unwrap().into_inner(),
+        letter
+    );
+    assert!(api.dead.get_dead_letter(get(2)).await.is_err());
+    // Over HTTP, too.
+    let mut http = Http::connect(broker.process.address());
+    let listed = http
+        .get("/v1/topics/jobs/groups/work/deadLetters?page_size=1")
+        .ok();
+    assert_eq!(listed["deadLetters"][0]["error"], "card refused");
+    let path = "/v1/topics/jobs/groups/work/deadLetters:redrive";
+    let body = json!({"validateOnly": true, "filter": {"sourcePartition": 1}});
+    let reports = http.post(path, &body).lines();
+    assert!(
+        format!("{:?}", reports.last()).contains("\"moved\": String(\"1\")"),
+        "{reports:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_redrive_goes_back_with_edits_and_once() {
+    let broker = Fixture::new();
+    let mut api = broker.api().await;
+    create(&mut api, 3, QueuePolicy::default()).await;
+    let mut messages = numbered(30, 3);
+    for message in &mut messages {
+        message.headers = vec![header("keep", "1"), header("bad", "2")];
+    }
+    publish(&mut api, messages).await;
+    reject_all(&mut api, 30, "first").await;
+    wait_for(&mut api, 30).await;
+
+    let odd = DeadLetterFilter {
+        source_partition: Some(1),
+        ..DeadLetterFilter::default()
+    };
+    let preview = RedriveRequest {
+        filter: Some(odd.clone()),
+        validate_only: true,
+        ..redrive_request()
+    };
+    let counted = redrive(&mut api, preview).await.unwrap();
+    assert_eq!(
+        (counted.total, counted.matched, counted.moved),
+        (30, 10, 10)
+    );
+    assert_eq!(counted.reasons[0].messages, 10);
+    assert_eq!(
+        list(&mut api, None).await.len(),
+        30,
+        "a preview changes nothing"
+    );
+
+    let request = RedriveRequest {
+        filter: Some(odd),
+        set_headers: vec![header("bad", "fixed"), header("new", "3")],
+        remove_headers: vec!["gone".to_owned()],
+        ..redrive_request()
+    };
+    let moved = redrive(&mut api, request.clone()).await.unwrap();
+    assert_eq!((moved.done, moved.moved, moved.failed), (true, 10, 0));
+    assert_eq!(list(&mut api, None).await.len(), 20);
+    let again = redrive(&mut api, request).await.unwrap();
+    assert_eq!((again.total, again.moved), (20, 0));
+
+    let back = lease(&mut api, 100, Duration::from_secs(30)).await.unwrap();
+    assert_eq!(back.len(), 10);
+    for delivery in &back {
+        let record = delivery.record.as_ref().unwrap();
+        assert_eq!(
+            (record.partition, delivery.attempt, delivery.hand_outs),
+            (1, 1, 1)
+        );
+        let all: Vec<_> = record.headers.iter().map(|h| h.name.as_str()).collect();
+        let expected = [
+            "keep",
+            "bad",
+            "new",
+            "aq-redriven-from",
+            "aq-redriven-time",
+            "aq-redriven-count",
+        ];
+        assert_eq!(all, expected);
+        assert_eq!(record.headers[1].value, "fixed");
+    }
+    let mut values: Vec<_> = back.iter().map(|d| value(d.record.as_ref())).collect();
+    values.sort_unstable_by_key(|text| text.parse::<u32>().unwrap());
+    let expected: Vec<_> = (0..30)
+        .filter(|n| n % 3 == 1)
+        .map(|n| n.to_string())
+        .collect();
+    assert_eq!(values, expected);
+    // They die again, and the second redrive counts itself.
+    assert_eq!(reject(&mut api, &back, "second").await.unwrap(), 10);
+    wait_for(&mut api, 30).await;
+    let moved = redrive(&mut api, redrive_request()).await.unwrap();
+    assert_eq!(moved.moved, 30);
+    let twice = lease(&mut api, 100, Duration::from_secs(30)).await.unwrap();
+    let is_second = |delivery: &&Delivery| {
+        let headers = &delivery.record.as_ref().unwrap().headers;
+        headers
+            .iter()
+            .any(|h| h.name == "aq-redriven-count" && h.value == "2")
+    };
+    assert_eq!(twice.iter().filter(is_second).count(), 10);
+}
+
+#[tokio::test]
+async fn a_redrive_elsewhere_leaves_what_does_not_fit() {
+    let broker = Fixture::new();
+    let mut api = broker.api().await;
+    create(&mut api, 1, QueuePolicy::default()).await;
+    broker
+        .cli
+        .run(&[
+            "topic",
+            "create",
+            "elsewhere",
+            "--partitions",
+            "4",
+            "--max-message",
+            "1KiB",
+        ])
+        .ok();
+    let mut messages = numbered(20, 1);
+    for (n, message) in messages.iter_mut().enumerate() {
+        message.key = Some(format!("key {}", n % 5).into());
+    }
+    messages.push(message(0, "x".repeat(2_000)));
+    publish(&mut api, messages).await;
+    reject_all(&mut api, 21, "no").await;
+    wait_for(&mut api, 21).await;
+    let to = |topic: &str| RedriveRequest {
+        to_topic: topic.to_owned(),
+        ..redrive_request()
+    };
+    let own = redrive(&mut api, to(DLQ)).await;
+    refused(own, Code::InvalidArgument, "INVALID_ARGUMENT");
+    refused(
+        redrive(&mut api, to("nowhere")).await,
+        Code::NotFound,
+        "TOPIC_NOT_FOUND",
+    );
+    let moved = redrive(&mut api, to("elsewhere")).await.unwrap();
+    assert_eq!((moved.matched, moved.moved, moved.failed), (21, 20, 1));
+    assert_eq!(list(&mut api, None).await.len(), 1);
+    let stored = broker.cli.read_all("elsewhere");
+    assert_eq!(stored.len(), 20);
+    // Where a publisher would have put the keys.
+    let keyed = |n| Message {
+        key: Some(format!("key {n}").into()),
+        ..Message::default()
+    };
+    let request = PublishRequest {
+        topic: "elsewhere".to_owned(),
+        messages: (0..5).map(keyed).collect(),
+        ..PublishRequest::default()
+    };
+    let answer = api.publisher.publish(request).await.unwrap().into_inner();
+    for record in stored {
+        let key = record.key.unwrap();
+        let n: usize = key.strip_prefix("key ").unwrap().parse().unwrap();
+        assert_eq!(record.partition, answer.results[n].partition);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_redrive_can_be_ended_and_goes_on_later() {
+    let broker = Fixture::new();
+    let mut api = broker.api().await;
+    create(&mut api, 1, QueuePolicy::default()).await;
+    publish(&mut api, numbered(60, 1)).await;
+    reject_all(&mut api, 60, "no").await;
+    wait_for(&mut api, 60).await;
+    let slow = RedriveRequest {
+        messages_per_second: 5,
+        ..redrive_request()
+    };
+    let mut reports = api.dead.redrive(slow.clone()).await.unwrap().into_inner();
+    while reports.message().await.unwrap().unwrap().moved < 7 {}
+    let busy = redrive(&mut api, redrive_request()).await;
+    refused(busy, Code::FailedPrecondition, "DEAD_LETTERS_BUSY");
+    drop(reports);
+    // It ends by itself, and somebody else can go on.
+    let mut left = 0;
+    let rest = loop {
+        match redrive(&mut api, redrive_request()).await {
+            Ok(rest) => break rest,
+            Err(_) if left < 200 => left += 1,
+            Err(refusal) => panic!("{refusal}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(rest.moved < 54 && rest.moved == rest.total, "{rest:?}");
+    let mut back = Vec::new();
+    while back.len() < 60 {
+        let leased = lease(&mut api, 100, Duration::from_secs(30)).await.unwrap();
+        assert!(!leased.is_empty());
+        back.extend(leased.iter().map(|d| value(d.record.as_ref())));
+    }
+    back.sort_unstable();
+    back.dedup();
+    assert_eq!(back.len(), 60);
+    assert!(list(&mut api, None).await.is_empty());
+}
+
+#[tokio::test]
+async fn dead_letters_that_come_meanwhile_do_not_keep_a_redrive_going() {
+    let broker = Fixture::new();
+    let mut api = broker.api().await;
+    create(&mut api, 2, QueuePolicy::default()).await;
+    publish(&mut api, numbered(500, 2)).await;
+    reject_all(&mut api, 500, "no").await;
+    wait_for(&mut api, 500).await;
+    let mut worker = broker.api().await;
+    // Everything that comes back dies at once.
+    let rejecting = tokio::spawn(async move {
+        reject_all(&mut worker, 500, "again").await;
+    });
+    let slow = RedriveRequest {
+        messages_per_second: 400,
+        ..redrive_request()
+    };
+    let moved = redrive(&mut api, slow).await.unwrap();
+    assert_eq!((moved.total, moved.moved), (500, 500));
+    rejecting.await.unwrap();
+    let letters = wait_for(&mut api, 500).await;
+    assert!(letters.iter().all(|letter| letter.error == "again"));
+}
+
+#[tokio::test]
+async fn what_is_discarded_is_gone_and_only_that() {
+    let broker = Fixture::new();
+    let mut api = broker.api().await;
+    create(&mut api, 1, QueuePolicy::default()).await;
+    publish(&mut api, numbered(20, 1)).await;
+    let leased = lease(&mut api, 20, Duration::from_secs(30)).await.unwrap();
+    assert_eq!(reject(&mut api, &leased[..12], "bad").await.unwrap(), 12);
+    assert_eq!(reject(&mut api, &leased[12..], "worse").await.unwrap(), 8);
+    wait_for(&mut api, 20).await;
+    let worse = DiscardRequest {
+        topic: TOPIC.to_owned(),
+        group: GROUP.to_owned(),
+        filter: Some(DeadLetterFilter {
+            error_contains: "worse".to_owned(),
+            ..DeadLetterFilter::default()
+        }),
+        max_messages: 5,
+        validate_only: true,
+    };
+    assert_eq!(discard(&mut api, worse.clone()).await.unwrap().moved, 5);
+    assert_eq!(list(&mut api, None).await.len(), 20);
+    let really = DiscardRequest {
+        validate_only: false,
+        ..worse
+    };
+    assert_eq!(discard(&mut api, really.clone()).await.unwrap().moved, 5);
+    assert_eq!(discard(&mut api, really).await.unwrap().moved, 3);
+    let left = list(&mut api, None).await;
+    assert_eq!(left.len(), 12);
+    assert!(left.iter().all(|letter| letter.error == "bad"));
+    let moved = redrive(&mut api, redrive_request()).await.unwrap();
+    assert_eq!((moved.total, moved.moved), (12, 12));
+}
+
+#[tokio::test]
+async fn without_a_dead_letter_topic_they_are_dropped() {
+    let broker = Fixture::new();
+    let mut api = broker.api().await;
+    let policy = QueuePolicy {
+        dead_letters: Some(false),
+        ..QueuePolicy::default()
+    };
+    create(&mut api, 1, policy).await;
+    publish(&mut api, numbered(5, 1)).await;
+    reject_all(&mut api, 5, "no").await;
+    assert!(list(&mut api, None).await.is_empty());
+    assert!(
+        lease(&mut api, 5, Duration::from_millis(200))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let topics = broker.cli.run(&["topic", "ls", "-o", "jsonl"]).ok();
+    assert!(!topics.stdout.contains(DLQ), "{}", topics.stdout);
+}
+
+#[tokio::test]
+async fn a_deleted_dead_letter_topic_begins_again_and_dead_letters_outlive_their_group() {
+    let broker = Fixture::new();
+    let mut api = broker.api().await;
+    create(&mut api, 1, QueuePolicy::default()).await;
+    for round in 0..3_u32 {
+        publish(&mut api, numbered(10, 1)).await;
+        reject_all(&mut api, 10, &round.to_string()).await;
+        let letters = wait_for(&mut api, 10).await;
+        let numbers: Vec<u64> = letters.iter().map(|letter| letter.number).collect();
+        let first = u64::from(round) * 10 + 1;
+        assert_eq!(numbers, (first..first + 10).collect::<Vec<_>>());
+        if round < 2 {
+            let name = DLQ.to_owned();
+            let request = DeleteTopicRequest {
+                name,
+                ..DeleteTopicRequest::default()
+            };
+            api.topics.delete_topic(request).await.unwrap();
+        }
+    }
+    let request = DeleteGroupRequest {
+        topic: TOPIC.to_owned(),
+        group: GROUP.to_owned(),
+        validate_only: false,
+    };
+    api.groups.delete_group(request).await.unwrap();
+    assert_eq!(list(&mut api, None).await.len(), 10);
+    // A new group of the same name counts from 1 again, in the same topic.
+    create_group(&mut api, QueuePolicy::default()).await;
+    reject_all(&mut api, 30, "new").await;
+    let letters = wait_for(&mut api, 40).await;
+    let numbers: Vec<u64> = letters[10..].iter().map(|letter| letter.number).collect();
+    assert_eq!(numbers, (1..31).collect::<Vec<_>>());
+}
