@@ -42,6 +42,7 @@ mod queue_scene;
 mod queue_times;
 mod queues;
 mod reading;
+mod redrive;
 mod refusals;
 mod schedules;
 mod scrape;
