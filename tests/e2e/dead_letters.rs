@@ -5,9 +5,9 @@ use std::time::Duration;
 use aqueduct_proto::v1::{
     CreateGroupRequest, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetterVerdict,
     DeadLettersProgress, DeadReason, DeleteGroupRequest, DeleteTopicRequest, Delivery,
-    DiscardRequest, GetDeadLetterRequest, Group, Header, HeaderCondition, LeaseRequest,
-    ListDeadLettersRequest, Message, PublishRequest, QueuePolicy, RedriveRequest, SettleRequest,
-    Settlement, header_condition::Test, settlement::Verdict,
+    GetDeadLetterRequest, Group, Header, HeaderCondition, LeaseRequest, ListDeadLettersRequest,
+    Message, PublishRequest, QueuePolicy, RedriveRequest, SettleRequest, Settlement,
+    header_condition::Test, settlement::Verdict,
 };
 use aqueduct_tests::{
     grpc::{Api, message, refused},
@@ -424,7 +424,9 @@ async fn a_copy_carries_all_and_every_filter_finds_it() {
     // Over HTTP, too.
     let mut http = Http::connect(broker.process.address());
     let listed = http
-        .get(&format!("/v1/topics/jobs/groups/{GROUP}/deadLetters?page_size=1"))
+        .get(&format!(
+            "/v1/topics/jobs/groups/{GROUP}/deadLetters?page_size=1"
+        ))
         .ok();
     assert_eq!(listed["deadLetters"][0]["error"], "card refused");
     let path = format!("/v1/topics/jobs/groups/{GROUP}/deadLetters:redrive");
