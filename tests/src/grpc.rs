@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 
 use aqueduct_proto::v1::{
     CreateTopicRequest, Message, PublishResponse, Topic, consumer_client::ConsumerClient,
-    dead_letters_client::DeadLettersClient,
-    groups_client::GroupsClient, ops_client::OpsClient, publisher_client::PublisherClient,
-    queues_client::QueuesClient, reader_client::ReaderClient, schedules_client::SchedulesClient,
-    topics_client::TopicsClient,
+    dead_letters_client::DeadLettersClient, groups_client::GroupsClient, ops_client::OpsClient,
+    publisher_client::PublisherClient, queues_client::QueuesClient, reader_client::ReaderClient,
+    schedules_client::SchedulesClient, topics_client::TopicsClient,
 };
 use bytes::Bytes;
 use prost::Message as _;

@@ -31,9 +31,9 @@ mod records;
 mod topic;
 mod topic_output;
 
-mod delayed;
 mod dead_letters;
 mod dead_letters_output;
+mod delayed;
 mod group;
 mod group_output;
 mod group_queue;

@@ -16,7 +16,7 @@ use super::{
     selection::Selection,
 };
 use crate::{
-    clock::Steady,
+    clock,
     error::Refusal,
     partition::taken::{Discarding, Kind},
     queue::{command::Reason, rate::Bucket},
@@ -76,7 +76,6 @@ struct Running {
     progress: Progress,
     reports: mpsc::Sender<Result<Progress, Refusal>>,
     bucket: Bucket,
-    clock: Steady,
     /// Nobody else is at it.
     turn: Option<Turn>,
 }
@@ -130,7 +129,6 @@ impl Services {
             progress: Progress::default(),
             reports,
             bucket: Bucket::default(),
-            clock: Steady::not_before(0),
             turn,
         };
         tokio::spawn(running.run());
@@ -244,7 +242,7 @@ impl Running {
         let redrive = self.task.redrive.as_ref();
         let rate = redrive.map_or(0, |redrive| redrive.rate_per_s);
         loop {
-            let now_ms = self.clock.now_ms();
+            let now_ms = i64::try_from(clock::monotonic_ms()).unwrap_or(i64::MAX);
             let allowed = self.bucket.available(now_ms, rate);
             if allowed > 0 {
                 return allowed;

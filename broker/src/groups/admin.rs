@@ -513,7 +513,9 @@ fn group_of(outcome: Outcome, wanted: &Group) -> Result<Group, Refusal> {
     let denied = match outcome {
         Outcome::Group(group) => return Ok(group),
         Outcome::Denied(why) => Denied::try_from(why).unwrap_or(Denied::Unreadable),
-        Outcome::Topic(_) | Outcome::Producer(_) | Outcome::Schedule(_) | Outcome::Internal(_) => Denied::Unreadable,
+        Outcome::Topic(_) | Outcome::Producer(_) | Outcome::Schedule(_) | Outcome::Internal(_) => {
+            Denied::Unreadable
+        }
     };
     Err(match denied {
         Denied::Exists => Refusal::GroupExists {

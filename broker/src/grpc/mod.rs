@@ -2,8 +2,8 @@
 
 mod arriving;
 mod consumer;
-mod delayed;
 mod dead_letters;
+mod delayed;
 mod groups;
 mod ops;
 mod publisher;
@@ -19,9 +19,10 @@ mod topics;
 use std::sync::Arc;
 
 use aqueduct_proto::v1::{
-    DESCRIPTORS, consumer_server::ConsumerServer, dead_letters_server::DeadLettersServer, groups_server::GroupsServer,
-    ops_server::OpsServer, publisher_server::PublisherServer, queues_server::QueuesServer,
-    reader_server::ReaderServer, schedules_server::SchedulesServer, topics_server::TopicsServer,
+    DESCRIPTORS, consumer_server::ConsumerServer, dead_letters_server::DeadLettersServer,
+    groups_server::GroupsServer, ops_server::OpsServer, publisher_server::PublisherServer,
+    queues_server::QueuesServer, reader_server::ReaderServer, schedules_server::SchedulesServer,
+    topics_server::TopicsServer,
 };
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -32,8 +33,8 @@ pub(crate) use self::{
     service::Service,
 };
 use self::{
-    consumer::Consumer, dead_letters::DeadLetters, groups::Groups, ops::Ops, publisher::Publisher, queues::Queues,
-    reader::Reader, schedules::Schedules, topics::Topics,
+    consumer::Consumer, dead_letters::DeadLetters, groups::Groups, ops::Ops, publisher::Publisher,
+    queues::Queues, reader::Reader, schedules::Schedules, topics::Topics,
 };
 use crate::{limits::MAX_REQUEST_BYTES, services::Services};
 

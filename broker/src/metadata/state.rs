@@ -11,8 +11,8 @@ use prost::Message;
 
 use super::{
     groups::{Group, UpdateGroup},
-    schedules::{FireSchedule, Schedule, UpdateSchedule},
     internals::{InitInternal, Internal},
+    schedules::{FireSchedule, Schedule, UpdateSchedule},
 };
 use crate::limits;
 

@@ -32,7 +32,9 @@ pub(super) fn topic_of(
     let denied = match outcome {
         Outcome::Topic(topic) => return Ok(topic),
         Outcome::Denied(why) => Denied::try_from(why).unwrap_or(Denied::Unreadable),
-        Outcome::Producer(_) | Outcome::Group(_) | Outcome::Schedule(_) | Outcome::Internal(_) => Denied::Unreadable,
+        Outcome::Producer(_) | Outcome::Group(_) | Outcome::Schedule(_) | Outcome::Internal(_) => {
+            Denied::Unreadable
+        }
     };
     let topic = name.to_owned();
     Err(match denied {

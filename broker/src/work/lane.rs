@@ -297,6 +297,11 @@ impl Window {
         let first = self.0.first()?.offset;
         let place = usize::try_from(offset.checked_sub(first)?).ok()?;
         self.0.get(place).filter(|record| record.offset == offset)
+impl Lane {
+    /// The message at an offset, if it can be read.
+    pub(super) async fn read_one(&mut self, offset: u64) -> Option<Record> {
+        let read = self.read_chunk(offset..offset + 1).await.ok()??;
+        read.0.into_iter().find(|record| record.offset == offset)
     }
 }
 
