@@ -297,6 +297,9 @@ impl Window {
         let first = self.0.first()?.offset;
         let place = usize::try_from(offset.checked_sub(first)?).ok()?;
         self.0.get(place).filter(|record| record.offset == offset)
+    }
+}
+
 impl Lane {
     /// The message at an offset, if it can be read.
     pub(super) async fn read_one(&mut self, offset: u64) -> Option<Record> {
