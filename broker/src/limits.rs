@@ -107,6 +107,9 @@ pub const MAX_DEAD_LETTER_IDS: usize = 1_000;
 pub const MAX_HEADER_EDITS: usize = 64;
 /// Bytes of one page of dead letters; one is answered even if it is larger.
 pub const DEAD_LETTER_PAGE_BYTES: u64 = 4 << 20;
+/// Partitions of queue groups without consumers that are attended, so that messages leave whose
+/// time to live is over; in groups beyond, they leave when somebody works.
+pub const MAX_ATTENDED_PARTITIONS: usize = 10_000;
 /// Conditions of a queue group's filter.
 pub const MAX_FILTER_CONDITIONS: usize = 16;
 /// Length of a header's name in a filter, bytes.

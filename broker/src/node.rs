@@ -19,6 +19,7 @@ use crate::{
     shards::Shards,
     telemetry::Tracing,
     topics::Topics,
+    work,
 };
 
 /// Why a node does not start.
@@ -196,6 +197,7 @@ async fn start_on_shard(
         .await
         .map_err(io::Error::other)?;
     tokio::spawn(schedules::run(services.clone()));
+    tokio::spawn(work::attend::run(services.clone()));
     tokio::spawn(retention::run(services.clone(), config.retention_interval));
     let tracing = match config.otlp_endpoint {
         Some(_) => Tracing::installed(),

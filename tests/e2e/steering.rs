@@ -724,3 +724,49 @@ async fn queue_groups_have_numbers_of_their_own() {
     );
     line("aqueduct_group_lag_messages", "", 4);
 }
+
+/// Waits until this holds of the group's description.
+async fn wait_for(queue: &mut Queue, holds: impl Fn(&DescribeQueueResponse) -> bool) {
+    let start = std::time::Instant::now();
+    loop {
+        let described = queue.describe().await;
+        if holds(&described) {
+            return;
+        }
+        assert!(start.elapsed() < LONG, "not in time: {described:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_may_have_leaves_also_when_nobody_works() {
+    let mut broker = Fixture::new();
+    let exists = |header: &str| HeaderCondition {
+        header: header.into(),
+        test: Some(aqueduct_proto::v1::header_condition::Test::Exists(true)),
+    };
+    let policy = QueuePolicy {
+        filter: vec![exists("wanted")],
+        ..QueuePolicy::default()
+    };
+    let mut queue = Queue::new(&broker, policy, 2).await;
+    queue.publish(0, None, 0..300).await;
+    queue.publish(1, None, 300..500).await;
+    wait_for(&mut queue, |it| it.counts.unwrap().done == 500).await;
+    assert_eq!(queue.describe().await.totals.unwrap().unmatched, 500);
+    assert_eq!(queue.lag().await.messages, 0);
+    // The task has gone to rest; what comes later is noticed all the same, after a restart, too.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    queue.publish(0, None, 500..510).await;
+    wait_for(&mut queue, |it| it.counts.unwrap().done == 510).await;
+    broker.process.kill();
+    broker.process.restart();
+    let mut queue = Queue(broker.api().await);
+    queue.publish(1, None, 510..520).await;
+    wait_for(&mut queue, |it| it.totals.unwrap().unmatched == 520).await;
+    // Whoever comes for what is wanted gets it, although the task has looked before.
+    queue.update(None, &["queue.filter"]).await.unwrap();
+    queue.publish(0, None, 520..523).await;
+    wait_for(&mut queue, |it| it.counts.unwrap().ready == 3).await;
+    assert_eq!(queue.some(3).await.len(), 3);
+}

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::{
     Delivery, Request, Settled,
@@ -80,6 +80,10 @@ pub(super) struct Driver {
     pub(super) steering: Vec<Steered>,
     pub(super) face: Arc<Face>,
     pub(super) asked: Vec<Asked>,
+    /// The right to stay without consumers, see `attend`; and when to look again.
+    pub(super) attendance: Option<OwnedSemaphorePermit>,
+    pub(super) attend_at: Instant,
+    pub(super) attending: bool,
     pub(super) clock: Steady,
     moves: Moves,
     /// Who is asked first, so that nobody is always the last.
@@ -116,6 +120,9 @@ impl Driver {
             asked: Vec::new(),
             clock,
             moves,
+            attendance: None,
+            attend_at: Instant::now(),
+            attending: false,
             turn: 0,
             inbox,
             wake,
@@ -167,14 +174,16 @@ impl Driver {
             }
             // A call has had its round: nothing is there for it now.
             self.mark_late_calls(Duration::ZERO);
-            let pause = self.pause();
             let idle = self.is_idle();
+            let pause = self.pause();
+            let attends = self.attendance.is_some();
             tokio::select! {
                 request = self.inbox.recv() => match request {
                     Some(request) => self.handle(request),
                     None => break,
                 },
-                () = self.wake.notified() => {}
+                // Nobody demands: what is new is looked at at a pace of its own.
+                () = self.wake.notified(), if !attends => {}
                 Ok(()) = self.topics.changed() => self.look_at_topic(),
                 () = &mut drained => break,
                 () = tokio::time::sleep(pause) => {}
@@ -261,6 +270,9 @@ impl Driver {
         for asked in &self.asked {
             pause = pause.min(asked.until.saturating_duration_since(Instant::now()));
         }
+        if !wanted && (self.attendance.is_some() || !self.consumers.is_empty()) {
+            pause = pause.min(self.attend_at.saturating_duration_since(Instant::now()));
+        }
         for call in &self.calls {
             pause = pause.min(call.until.saturating_duration_since(Instant::now()));
         }
@@ -300,18 +312,22 @@ impl Driver {
             || !self.settling.is_empty()
             || !self.asked.is_empty()
         {
+            self.attendance = None;
             return false;
         }
         if self.over.is_some() {
+            self.attendance = None;
             return true;
         }
         let policy = &self.policy;
-        self.lanes.iter_mut().all(|lane| {
+        let at_rest = self.lanes.iter_mut().all(|lane| {
             let busy = lane.with(policy, |state, _| {
                 state.in_flight() > 0 || state.dead_letters(0).next().is_some()
             });
             busy != Some(true)
-        })
+        });
+        let stays = self.stays();
+        at_rest && !stays
     }
 
     fn answer_late_calls(&mut self) {

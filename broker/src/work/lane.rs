@@ -144,6 +144,12 @@ impl Lane {
         })
     }
 
+    /// Whether the log holds any.
+    pub(super) fn has_messages(&self) -> bool {
+        let shared = self.partition.shared();
+        shared.log_start_offset() < shared.high_watermark()
+    }
+
     /// Who holds messages here.
     pub(super) fn holders(&self) -> HashSet<u64> {
         self.partition.shared().with_queues(|queues| {

@@ -11,6 +11,7 @@
 //! - [`round`]: one round; [`choose`], [`plan`], [`outcome`]: its parts
 //! - [`steer`]: seeks, and parked keys that go on; [`face`]: who works; [`seeing`]: the rest to be seen
 //! - [`delays`]: messages that wait, by id
+//! - [`attend`]: what leaves without being handed out, also while nobody works
 //! - [`deaths`]: copies of dead letters to their topic, exactly once
 //!
 //! Promised: a message is delivered after its lease is durable and not before; what the driver
@@ -18,6 +19,7 @@
 //! come from its driver, one entry a partition at a time, so a verdict is always resolved against
 //! the state that it meets.
 
+pub(crate) mod attend;
 mod attributes;
 mod choose;
 mod deaths;
@@ -36,7 +38,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use aqueduct_proto::record::Record;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 pub(crate) use self::{
     attributes::hash as key_hash,
@@ -143,11 +145,22 @@ struct Active {
 }
 
 /// The queue groups that have a task.
-#[derive(Default)]
 pub(crate) struct Work {
     active: Mutex<HashMap<u64, Active>>,
     /// The time of each group that had a task in this process: it goes on while there is none.
     times: Mutex<HashMap<u64, Steady>>,
+    /// One for each partition that is attended without consumers.
+    places: Arc<Semaphore>,
+}
+
+impl Default for Work {
+    fn default() -> Work {
+        Work {
+            active: Mutex::default(),
+            times: Mutex::default(),
+            places: Arc::new(Semaphore::new(limits::MAX_ATTENDED_PARTITIONS)),
+        }
+    }
 }
 
 impl Work {

@@ -43,7 +43,14 @@ impl Driver {
         let policy = &self.policy;
         let lanes = self.lanes.iter_mut();
         lanes.for_each(|lane| lane.follow_wall(policy, now.wall_ms));
-        let mut more = self.scan().await;
+        self.attending = self.is_attending();
+        let mut more = match self.attending {
+            true => {
+                self.attend().await;
+                false
+            }
+            false => self.scan().await,
+        };
         let mut demands = self.demands();
         let choices = self.choose(now, &mut demands).await;
         let Verdicts {
@@ -89,7 +96,7 @@ impl Driver {
             }
             let docket = Docket {
                 now,
-                is_demanded,
+                is_demanded: is_demanded || self.attending && lane.has_messages(),
                 wishes,
                 chosen,
             };
