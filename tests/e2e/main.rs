@@ -35,6 +35,7 @@ mod pulling;
 mod python;
 mod queue_abuse;
 mod queue_changes;
+mod queue_api;
 mod queue_client;
 mod queue_disk;
 mod queue_refusals;
