@@ -10,10 +10,7 @@ use aqueduct_proto::v1::{
     position::Kind, seek_group_request::Target, settlement::Verdict, unpark_keys_request::Which,
     work_request,
 };
-use aqueduct_tests::{
-    grpc::{message, refused},
-    http::Http,
-};
+use aqueduct_tests::{grpc::refused, http::Http};
 use tonic::Code;
 
 use crate::{
