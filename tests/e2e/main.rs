@@ -9,6 +9,7 @@ mod access_log;
 mod cli;
 mod cli_groups;
 mod cli_queues;
+mod cli_times;
 mod cli_tools;
 mod client;
 mod config;

@@ -202,6 +202,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, clippy::type_complexity, reason = "a table")]
     fn what_cannot_be_is_refused_by_its_field() {
         let none = Options::default();
         let cases: &[(Options, &[(&str, &str)], &str)] = &[

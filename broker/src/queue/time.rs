@@ -17,7 +17,20 @@ pub(crate) struct Next {
     pub(crate) wall_ms: Option<i64>,
 }
 
+/// What the two clocks may differ by without a step: they are read one after the other, and the
+/// wall clock is adjusted now and then.
+const SAME_MS: i64 = 1_000;
+
 impl Now {
+    /// A steady time as the wall clock of this moment shows it.
+    pub(crate) fn by_wall(&self, steady_ms: i64) -> i64 {
+        let shift_ms = self.wall_ms - self.steady_ms;
+        match shift_ms.abs() < SAME_MS {
+            true => steady_ms,
+            false => steady_ms.saturating_add(shift_ms),
+        }
+    }
+
     /// Both clocks show the same.
     #[cfg(test)]
     pub(super) fn both(now_ms: i64) -> Now {

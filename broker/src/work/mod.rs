@@ -84,10 +84,9 @@ pub(crate) struct Delivery {
 impl Delivery {
     /// Times as the wall clock of this moment shows them, for a reader who has such a clock.
     fn tell_by_wall(&mut self, now: Now) {
-        let shift_ms = now.wall_ms - now.steady_ms;
-        self.deadline_ms = self.deadline_ms.saturating_add(shift_ms);
+        self.deadline_ms = now.by_wall(self.deadline_ms);
         if self.first_failure_ms > 0 {
-            self.first_failure_ms = self.first_failure_ms.saturating_add(shift_ms).max(1);
+            self.first_failure_ms = now.by_wall(self.first_failure_ms).max(1);
         }
     }
 }

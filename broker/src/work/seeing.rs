@@ -239,7 +239,7 @@ impl StandingWith {
             Phase::Leased(_) => PlaceOf::Leased,
             // Told by the wall clock, as all times are.
             Phase::Retry { at_ms } if at_ms > now.steady_ms => PlaceOf::Delayed {
-                until_ms: at_ms.saturating_add(now.wall_ms - now.steady_ms),
+                until_ms: now.by_wall(at_ms),
             },
             Phase::Delayed { until_ms } if until_ms > now.wall_ms => PlaceOf::Delayed { until_ms },
             Phase::Retry { .. } | Phase::Delayed { .. } | Phase::Ready => PlaceOf::Ready,

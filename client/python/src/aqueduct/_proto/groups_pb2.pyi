@@ -42,6 +42,15 @@ class GroupState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GROUP_STATE_STABLE: _ClassVar[GroupState]
     GROUP_STATE_REBALANCING: _ClassVar[GroupState]
     GROUP_STATE_PAUSED: _ClassVar[GroupState]
+
+class MessageState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MESSAGE_STATE_UNSPECIFIED: _ClassVar[MessageState]
+    MESSAGE_STATE_DELAYED: _ClassVar[MessageState]
+    MESSAGE_STATE_READY: _ClassVar[MessageState]
+    MESSAGE_STATE_LEASED: _ClassVar[MessageState]
+    MESSAGE_STATE_DONE: _ClassVar[MessageState]
+    MESSAGE_STATE_DEAD: _ClassVar[MessageState]
 START_POLICY_UNSPECIFIED: StartPolicy
 START_POLICY_EARLIEST: StartPolicy
 START_POLICY_LATEST: StartPolicy
@@ -59,6 +68,12 @@ GROUP_STATE_EMPTY: GroupState
 GROUP_STATE_STABLE: GroupState
 GROUP_STATE_REBALANCING: GroupState
 GROUP_STATE_PAUSED: GroupState
+MESSAGE_STATE_UNSPECIFIED: MessageState
+MESSAGE_STATE_DELAYED: MessageState
+MESSAGE_STATE_READY: MessageState
+MESSAGE_STATE_LEASED: MessageState
+MESSAGE_STATE_DONE: MessageState
+MESSAGE_STATE_DEAD: MessageState
 
 class Group(_message.Message):
     __slots__ = ("name", "id", "start", "overrun", "session_timeout", "labels", "state", "members", "paused_until", "create_time", "update_time", "etag", "queue")
@@ -338,3 +353,203 @@ class ResumeGroupRequest(_message.Message):
     group: str
     validate_only: bool
     def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., validate_only: bool = ...) -> None: ...
+
+class MessageCounts(_message.Message):
+    __slots__ = ("delayed", "ready", "leased", "done", "dead")
+    DELAYED_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    LEASED_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    DEAD_FIELD_NUMBER: _ClassVar[int]
+    delayed: int
+    ready: int
+    leased: int
+    done: int
+    dead: int
+    def __init__(self, delayed: _Optional[int] = ..., ready: _Optional[int] = ..., leased: _Optional[int] = ..., done: _Optional[int] = ..., dead: _Optional[int] = ...) -> None: ...
+
+class QueueTotals(_message.Message):
+    __slots__ = ("acked", "retried", "released", "expired", "lost", "dead_attempts", "dead_hand_outs", "dead_rejected", "dead_expired", "dead_parked", "discarded", "cancelled", "unmatched", "trimmed", "unparkable")
+    ACKED_FIELD_NUMBER: _ClassVar[int]
+    RETRIED_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    DEAD_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    DEAD_HAND_OUTS_FIELD_NUMBER: _ClassVar[int]
+    DEAD_REJECTED_FIELD_NUMBER: _ClassVar[int]
+    DEAD_EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    DEAD_PARKED_FIELD_NUMBER: _ClassVar[int]
+    DISCARDED_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    UNMATCHED_FIELD_NUMBER: _ClassVar[int]
+    TRIMMED_FIELD_NUMBER: _ClassVar[int]
+    UNPARKABLE_FIELD_NUMBER: _ClassVar[int]
+    acked: int
+    retried: int
+    released: int
+    expired: int
+    lost: int
+    dead_attempts: int
+    dead_hand_outs: int
+    dead_rejected: int
+    dead_expired: int
+    dead_parked: int
+    discarded: int
+    cancelled: int
+    unmatched: int
+    trimmed: int
+    unparkable: int
+    def __init__(self, acked: _Optional[int] = ..., retried: _Optional[int] = ..., released: _Optional[int] = ..., expired: _Optional[int] = ..., lost: _Optional[int] = ..., dead_attempts: _Optional[int] = ..., dead_hand_outs: _Optional[int] = ..., dead_rejected: _Optional[int] = ..., dead_expired: _Optional[int] = ..., dead_parked: _Optional[int] = ..., discarded: _Optional[int] = ..., cancelled: _Optional[int] = ..., unmatched: _Optional[int] = ..., trimmed: _Optional[int] = ..., unparkable: _Optional[int] = ...) -> None: ...
+
+class DescribeQueueRequest(_message.Message):
+    __slots__ = ("topic", "group")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    group: str
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...
+
+class DescribeQueueResponse(_message.Message):
+    __slots__ = ("counts", "totals", "oldest_seconds", "parked_keys", "failed", "partitions")
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PARKED_KEYS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    counts: MessageCounts
+    totals: QueueTotals
+    oldest_seconds: float
+    parked_keys: int
+    failed: _containers.RepeatedCompositeFieldContainer[FailedCount]
+    partitions: _containers.RepeatedCompositeFieldContainer[QueuePartition]
+    def __init__(self, counts: _Optional[_Union[MessageCounts, _Mapping]] = ..., totals: _Optional[_Union[QueueTotals, _Mapping]] = ..., oldest_seconds: _Optional[float] = ..., parked_keys: _Optional[int] = ..., failed: _Optional[_Iterable[_Union[FailedCount, _Mapping]]] = ..., partitions: _Optional[_Iterable[_Union[QueuePartition, _Mapping]]] = ...) -> None: ...
+
+class FailedCount(_message.Message):
+    __slots__ = ("failed_attempts", "messages")
+    FAILED_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    failed_attempts: int
+    messages: int
+    def __init__(self, failed_attempts: _Optional[int] = ..., messages: _Optional[int] = ...) -> None: ...
+
+class QueuePartition(_message.Message):
+    __slots__ = ("partition", "counts", "totals", "oldest_offset", "oldest_seconds", "parked_keys", "dead_letters_written")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PARKED_KEYS_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERS_WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    counts: MessageCounts
+    totals: QueueTotals
+    oldest_offset: int
+    oldest_seconds: float
+    parked_keys: int
+    dead_letters_written: int
+    def __init__(self, partition: _Optional[int] = ..., counts: _Optional[_Union[MessageCounts, _Mapping]] = ..., totals: _Optional[_Union[QueueTotals, _Mapping]] = ..., oldest_offset: _Optional[int] = ..., oldest_seconds: _Optional[float] = ..., parked_keys: _Optional[int] = ..., dead_letters_written: _Optional[int] = ...) -> None: ...
+
+class ListInFlightRequest(_message.Message):
+    __slots__ = ("topic", "group", "page_size", "page_token")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    group: str
+    page_size: int
+    page_token: str
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListInFlightResponse(_message.Message):
+    __slots__ = ("messages", "next_page_token")
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedCompositeFieldContainer[InFlight]
+    next_page_token: str
+    def __init__(self, messages: _Optional[_Iterable[_Union[InFlight, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class InFlight(_message.Message):
+    __slots__ = ("partition", "offset", "lease", "attempt", "hand_outs", "lease_deadline", "consumer", "client_id", "address", "last_error")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    HAND_OUTS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    offset: int
+    lease: int
+    attempt: int
+    hand_outs: int
+    lease_deadline: _timestamp_pb2.Timestamp
+    consumer: int
+    client_id: str
+    address: str
+    last_error: str
+    def __init__(self, partition: _Optional[int] = ..., offset: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., hand_outs: _Optional[int] = ..., lease_deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., consumer: _Optional[int] = ..., client_id: _Optional[str] = ..., address: _Optional[str] = ..., last_error: _Optional[str] = ...) -> None: ...
+
+class UnparkKeysRequest(_message.Message):
+    __slots__ = ("topic", "group", "key", "all", "validate_only")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    group: str
+    key: bytes
+    all: bool
+    validate_only: bool
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., key: _Optional[bytes] = ..., all: bool = ..., validate_only: bool = ...) -> None: ...
+
+class UnparkKeysResponse(_message.Message):
+    __slots__ = ("unparked",)
+    UNPARKED_FIELD_NUMBER: _ClassVar[int]
+    unparked: int
+    def __init__(self, unparked: _Optional[int] = ...) -> None: ...
+
+class GetStandingsRequest(_message.Message):
+    __slots__ = ("topic", "partition", "offset")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    partition: int
+    offset: int
+    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class GetStandingsResponse(_message.Message):
+    __slots__ = ("standings",)
+    STANDINGS_FIELD_NUMBER: _ClassVar[int]
+    standings: _containers.RepeatedCompositeFieldContainer[MessageStanding]
+    def __init__(self, standings: _Optional[_Iterable[_Union[MessageStanding, _Mapping]]] = ...) -> None: ...
+
+class MessageStanding(_message.Message):
+    __slots__ = ("group", "is_queue", "state", "failed_attempts", "hand_outs", "first_failure", "last_error", "ready_time", "lease")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    IS_QUEUE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    FAILED_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    HAND_OUTS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    READY_TIME_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    is_queue: bool
+    state: MessageState
+    failed_attempts: int
+    hand_outs: int
+    first_failure: _timestamp_pb2.Timestamp
+    last_error: str
+    ready_time: _timestamp_pb2.Timestamp
+    lease: InFlight
+    def __init__(self, group: _Optional[str] = ..., is_queue: bool = ..., state: _Optional[_Union[MessageState, str]] = ..., failed_attempts: _Optional[int] = ..., hand_outs: _Optional[int] = ..., first_failure: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_error: _Optional[str] = ..., ready_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease: _Optional[_Union[InFlight, _Mapping]] = ...) -> None: ...

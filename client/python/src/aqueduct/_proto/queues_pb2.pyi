@@ -22,12 +22,14 @@ class WorkRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[WorkOpen, _Mapping]] = ..., credit: _Optional[_Union[_reader_pb2.Credit, _Mapping]] = ..., settle: _Optional[_Union[Settlements, _Mapping]] = ...) -> None: ...
 
 class WorkOpen(_message.Message):
-    __slots__ = ("topic", "group")
+    __slots__ = ("topic", "group", "client_id")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     topic: str
     group: str
-    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...
+    client_id: str
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., client_id: _Optional[str] = ...) -> None: ...
 
 class Settlements(_message.Message):
     __slots__ = ("settlements",)
@@ -132,18 +134,20 @@ class SettleResult(_message.Message):
     def __init__(self, partition: _Optional[int] = ..., offset: _Optional[int] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class LeaseRequest(_message.Message):
-    __slots__ = ("topic", "group", "max_messages", "max_bytes", "wait")
+    __slots__ = ("topic", "group", "max_messages", "max_bytes", "wait", "client_id")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGES_FIELD_NUMBER: _ClassVar[int]
     MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
     WAIT_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     topic: str
     group: str
     max_messages: int
     max_bytes: int
     wait: _duration_pb2.Duration
-    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., max_messages: _Optional[int] = ..., max_bytes: _Optional[int] = ..., wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    client_id: str
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., max_messages: _Optional[int] = ..., max_bytes: _Optional[int] = ..., wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., client_id: _Optional[str] = ...) -> None: ...
 
 class LeaseResponse(_message.Message):
     __slots__ = ("deliveries",)
