@@ -93,6 +93,10 @@ fn a_queue_group_is_made_changed_seen_and_removed() {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one group seen by one command after the other"
+)]
 fn a_queue_group_at_work_is_seen_and_moved() {
     let broker = Fixture::new();
     broker.create("jobs", 1);

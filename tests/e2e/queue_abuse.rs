@@ -31,6 +31,7 @@ fn reason(result: &SettleResult) -> String {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a list of verdicts")]
 async fn verdicts_on_what_is_not_ones_own_change_nothing() {
     let mut scene = Scene::on(Fixture::new(), 2, QueuePolicy::default()).await;
     scene.publish_some(4).await;

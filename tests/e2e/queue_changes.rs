@@ -297,6 +297,10 @@ async fn partitions_that_are_added_under_load_are_worked_too() {
 /// Under a load that never pauses nobody is forgotten: a call that finds nothing is answered when
 /// its time is over, and a partition that is added is worked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one load under which several things happen"
+)]
 async fn steady_load_hides_neither_new_partitions_nor_calls_that_wait() {
     let policy = QueuePolicy {
         order: QueueOrder::PerKey as i32,

@@ -66,6 +66,7 @@ async fn verdicts_that_cannot_be_are_refused_as_a_whole() {
 }
 
 /// Values that no policy may have, by field.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn absurd_policies() -> Vec<(&'static str, QueuePolicy)> {
     let base = QueuePolicy::default;
     let long = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });

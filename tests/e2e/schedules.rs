@@ -132,6 +132,7 @@ async fn a_paused_schedule_fires_when_asked_and_a_single_time_once() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn what_cannot_be_is_refused_by_its_field() {
     let broker = Broker::temp().unwrap();
     let mut api = Api::connect(broker.address()).await;

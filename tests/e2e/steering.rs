@@ -274,6 +274,7 @@ async fn a_seek_while_streams_work_loses_nothing() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one group through all states")]
 async fn messages_are_counted_by_state_and_shown_with_their_holders() {
     let mut broker = Fixture::new();
     let mut queue = Queue::new(&broker, QueuePolicy::default(), 1).await;

@@ -95,7 +95,7 @@ async fn errors_and_panics_become_verdicts() {
     );
     assert_eq!((stats.released, stats.lost), (2, 0), "{stats:?}");
     worker.shutdown(Duration::from_secs(10)).await.unwrap();
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock().unwrap().clone();
     let digit = "invalid digit found in string";
     assert_eq!(seen["error"], ["", digit, digit]);
     assert_eq!(seen["panic"][1], "the handler panicked: boom");

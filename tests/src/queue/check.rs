@@ -170,7 +170,7 @@ fn check_pair(before: &Lease<'_>, after: &Lease<'_>, rules: &Rules) -> Result<()
     let in_time = |fate: &&&&Fate| {
         next.at.us + SLACK_US >= fate.again_us && granted_ms + ROUNDED_MS >= fate.again_ms
     };
-    if !counted.iter().any(|fate| in_time(fate)) {
+    if !counted.iter().any(in_time) {
         return tell("handed out again before its time");
     }
     let error = match before.done.map(|said| &said.word) {
