@@ -422,6 +422,7 @@ fn streams_only(method: &str) -> Problem {
         Some("PublishStream") => "Publish (POST /v1/topics/{topic}:publish)",
         Some("ReadStream") => "Read (POST /v1/topics/{topic}:read)",
         Some("Consume") => "Pull (POST /v1/topics/{topic}/groups/{group}:pull)",
+        Some("Work") => "Lease (POST /v1/topics/{topic}/groups/{group}:lease)",
         _ => "gRPC",
     };
     let message =
