@@ -302,7 +302,7 @@ pub(crate) async fn decode_from(batches: Vec<Bytes>, from: u64) -> Result<Vec<Re
 }
 
 /// The same record in memory of its own.
-fn detached(mut record: Record) -> Record {
+pub(crate) fn detached(mut record: Record) -> Record {
     let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
     record.key = record.key.as_ref().map(copy);
     record.value = record.value.as_ref().map(copy);

@@ -92,6 +92,10 @@ pub const DEFAULT_PULL_BYTES: u64 = 1 << 20;
 pub const MAX_PULL_WAIT: Duration = Duration::from_secs(60);
 /// Messages that one entry may lease to one consumer of a queue group.
 pub const MAX_LEASES_PER_GRANT: u64 = 100_000;
+/// Bytes of a cron expression, and of the name of its time zone.
+pub const MAX_CRON_BYTES: usize = 256;
+/// Bytes of the headers that a redrive sets or removes: each message gets them.
+pub const MAX_HEADER_EDIT_BYTES: usize = 8 << 10;
 /// Verdicts that wait in a queue group at a time; beyond, requests are refused.
 pub const MAX_SETTLEMENTS_WAITING: usize = 500_000;
 /// Verdicts in one request.

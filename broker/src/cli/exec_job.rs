@@ -156,7 +156,8 @@ impl LastLine {
         self.end_line();
         let text = String::from_utf8_lossy(&self.last);
         let shown = |c: char| if c.is_control() { ' ' } else { c };
-        text.trim().chars().map(shown).collect()
+        let text: String = text.chars().map(shown).collect();
+        text.trim().to_owned()
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
         task::{Progress, Redrive, Reports, Task},
     },
     error::Refusal,
-    limits::{DEFAULT_PAGE_SIZE, MAX_HEADER_EDITS, MAX_PAGE_SIZE},
+    limits::{DEFAULT_PAGE_SIZE, MAX_HEADER_EDIT_BYTES, MAX_HEADER_EDITS, MAX_PAGE_SIZE},
     queue::{command::Reason, filter::Filter},
     services::Services,
 };
@@ -145,6 +145,12 @@ fn decode_edits(set: Vec<v1::Header>, remove: Vec<String>) -> Result<Edits, Refu
             let why = format!("{count} headers, the limit is {MAX_HEADER_EDITS}");
             return Err(Refusal::invalid(field, why));
         }
+    }
+    let of_set = set.iter().map(|it| it.name.len() + it.value.len());
+    let bytes: usize = of_set.chain(remove.iter().map(String::len)).sum();
+    if bytes > MAX_HEADER_EDIT_BYTES {
+        let why = format!("{bytes} bytes, the limit is {MAX_HEADER_EDIT_BYTES}");
+        return Err(Refusal::invalid("set_headers", why));
     }
     // What the broker says of a message's past nobody else can say.
     let names = set.iter().map(|header| &header.name).chain(&remove);

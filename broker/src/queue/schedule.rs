@@ -374,6 +374,8 @@ impl Schedule {
             if offset < self.floor {
                 continue;
             }
+            // It is not ready any more, also if it stays.
+            self.wall_seen_ms = self.wall_seen_ms.max(at_ms);
             self.take_out(offset);
             self.leaving.insert(offset);
             out.push(offset);

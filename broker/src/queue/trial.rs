@@ -581,3 +581,14 @@ fn chance_finds_no_difference_to_the_model() {
         "fails with each AQUEDUCT_SEED of {failed:?}"
     );
 }
+
+/// Seeds that found something once.
+#[test]
+fn what_was_found_stays_found() {
+    for seed in [
+        // Expired by a clock that went back before it could be dropped.
+        15_749_832_460_531_168_346,
+    ] {
+        run(seed, 400);
+    }
+}

@@ -60,9 +60,14 @@ struct Ready {
     target: Target,
 }
 
+/// Due schedules that are looked at in a round: the metadata is held for it.
+const LOOKED_AT: usize = 16;
+
 /// What the task remembers of a schedule.
 #[derive(Default)]
 struct Known {
+    /// Nothing is due before this time, for a definition of this version that fired up to then.
+    next: Option<(u64, i64, i64)>,
     /// Read from the definition of this version.
     timing: Option<(u64, Timing)>,
     ready: Option<Ready>,
@@ -153,6 +158,10 @@ impl Runner {
             .lock()
             .retain(|id, _| ids.contains(id));
         for schedule in view.schedules.values() {
+            if jobs.len() >= LOOKED_AT {
+                // The others in the next round, which follows at once.
+                break;
+            }
             let known = self.known.entry(schedule.id).or_default();
             let mut waiting = by_name.remove(&schedule.name).unwrap_or_default();
             if !waiting.is_empty() {
@@ -192,6 +201,11 @@ impl Runner {
             }
         }
         for one in by_name.into_values().flatten() {
+            if view.schedules.contains_key(&one.name) {
+                // Its turn has not come.
+                self.services.schedules.asked.lock().push(one);
+                continue;
+            }
             let name = one.name;
             let _ = one.answer.send(Err(Refusal::ScheduleNotFound { name }));
         }
@@ -204,6 +218,12 @@ impl Known {
         if schedule.paused {
             return Step::Wait(None);
         }
+        let known = |(version, after_ms, next_ms): &(u64, i64, i64)| {
+            (*version, *after_ms) == (schedule.version, schedule.after_ms) && now_ms < *next_ms
+        };
+        if let Some((.., next_ms)) = self.next.filter(known) {
+            return Step::Wait(Some(next_ms));
+        }
         let timing = match &self.timing {
             Some((version, timing)) if *version == schedule.version => timing,
             _ => match Timing::read(schedule.when.as_ref(), schedule.anchor_ms) {
@@ -212,7 +232,12 @@ impl Known {
                 Err(_) => return Step::Wait(None),
             },
         };
-        step(schedule, timing, now_ms)
+        let step = step(schedule, timing, now_ms);
+        self.next = match step {
+            Step::Wait(Some(next_ms)) => Some((schedule.version, schedule.after_ms, next_ms)),
+            _ => None,
+        };
+        step
     }
 }
 

@@ -11,7 +11,7 @@ use croner::{
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{
-    limits::{MAX_CATCH_UP, MIN_SCHEDULE_INTERVAL},
+    limits::{MAX_CATCH_UP, MAX_CRON_BYTES, MIN_SCHEDULE_INTERVAL},
     metadata::schedules::{CatchUp, Schedule, When},
 };
 
@@ -56,6 +56,7 @@ impl Timing {
                     .year(Year::Disallowed)
                     .build();
                 let wrong = |why: String| ("cron.expression", why);
+                check_cron(&cron.expression, &cron.zone)?;
                 let expression = parser
                     .parse(&cron.expression)
                     .map_err(|error| wrong(error.to_string()))?;
@@ -110,8 +111,42 @@ impl Timing {
     }
 }
 
+/// Bounds, and what the parser takes without it meaning anything: a list with nothing in it
+/// would be looked for through all times.
+fn check_cron(expression: &str, zone: &str) -> Result<(), Wrong> {
+    for (field, text) in [("cron.expression", expression), ("cron.time_zone", zone)] {
+        if text.len() > MAX_CRON_BYTES {
+            let why = format!("{} bytes, the limit is {MAX_CRON_BYTES}", text.len());
+            return Err((field, why));
+        }
+    }
+    let mut fields = expression.split_whitespace();
+    if fields.any(|field| field.split(',').any(str::is_empty)) {
+        let why = "a list has an empty part".to_owned();
+        return Err(("cron.expression", why));
+    }
+    Ok(())
+}
+
+/// Very many times of an interval that are past, but for those that may be made up for.
+fn far_behind(schedule: &Schedule, timing: &Timing, now_ms: i64) -> Option<Step> {
+    let Timing::Every { every_ms, .. } = timing else {
+        return None;
+    };
+    let first_ms = timing.next_after(schedule.after_ms)?;
+    let past = now_ms.checked_sub(first_ms)? / every_ms + 1;
+    let count = past - i64::from(MAX_CATCH_UP);
+    (past > LOOKED_AT as i64).then_some(Step::Skip {
+        to_ms: first_ms + (count - 1) * every_ms,
+        count: count.unsigned_abs(),
+    })
+}
+
 /// What is to be done for a schedule at this time of the wall clock.
 pub(crate) fn step(schedule: &Schedule, timing: &Timing, now_ms: i64) -> Step {
+    if let Some(skip) = far_behind(schedule, timing, now_ms) {
+        return skip;
+    }
     let (mut times, mut at_ms) = (Vec::new(), schedule.after_ms);
     while times.len() < LOOKED_AT {
         match timing.next_after(at_ms) {
@@ -124,8 +159,10 @@ pub(crate) fn step(schedule: &Schedule, timing: &Timing, now_ms: i64) -> Step {
         }
     }
     let is_missed = now_ms.saturating_sub(at_ms) > MISSED_MS;
+    // What was past already when it was given is meant for now.
+    let was_past = matches!(timing, Timing::Once(at_ms) if *at_ms <= schedule.anchor_ms);
     let keep = match schedule.catch_up() {
-        CatchUp::Skip if is_missed => 0,
+        CatchUp::Skip if is_missed && !was_past => 0,
         CatchUp::Skip | CatchUp::Once => 1,
         CatchUp::All => schedule.catch_up_limit.clamp(1, MAX_CATCH_UP) as usize,
     };
@@ -221,6 +258,10 @@ mod tests {
             ("61 * * * *", "", "cron.expression"),
             ("* * * * * *", "", "cron.expression"),
             ("0 0 31 2 *", "", "cron.expression"),
+            (", * * * *", "", "cron.expression"),
+            ("0 1,,2 * * *", "", "cron.expression"),
+            (&"0,".repeat(200), "", "cron.expression"),
+            ("0 0 * * *", &"x".repeat(300), "cron.time_zone"),
             ("0 0 * * *", "Europe/Nowhere", "cron.time_zone"),
         ] {
             let (named, why) = cron(expression, zone).expect_err(expression);
@@ -232,6 +273,35 @@ mod tests {
         assert_eq!(read(Some(&When::EveryMs(u64::MAX))), Err("every"));
         assert_eq!(read(Some(&When::EveryMs(1_000))), Ok(()));
         assert_eq!(read(Some(&When::OnceMs(-1))), Err("once"));
+    }
+
+    #[test]
+    fn a_time_that_was_past_when_it_was_given_is_now_and_a_missed_one_is_not() {
+        let when = Some(When::OnceMs(1_000));
+        let timing = Timing::read(when.as_ref(), 0).unwrap();
+        let given = |anchor_ms| Schedule {
+            when: when.clone(),
+            anchor_ms,
+            after_ms: 999,
+            ..Schedule::default()
+        };
+        assert_eq!(
+            step(&given(10_000_000), &timing, 10_000_001),
+            Step::Fire(1_000)
+        );
+        let missed = step(&given(500), &timing, 10_000_001);
+        assert!(matches!(missed, Step::Skip { count: 1, .. }), "{missed:?}");
+    }
+
+    #[test]
+    fn an_interval_that_is_far_behind_is_caught_up_in_one_step() {
+        let (schedule, timing) = minutely(CatchUp::Skip, 0);
+        let now_ms = 60_000 * 1_000_000_000;
+        let Step::Skip { to_ms, count } = step(&schedule, &timing, now_ms) else {
+            panic!("nothing is left out");
+        };
+        assert_eq!(count, 1_000_000_000 - u64::from(MAX_CATCH_UP));
+        assert_eq!(to_ms, i64::try_from(count).unwrap() * 60_000);
     }
 
     fn minutely(catch_up: CatchUp, limit: u32) -> (Schedule, Timing) {

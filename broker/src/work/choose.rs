@@ -16,6 +16,8 @@ use crate::queue::{policy::Policy, time::Now};
 const AT_A_TIME: u64 = 1_000;
 /// What a stream is given in a round, bytes, whatever its credit is.
 const DELIVERY_BYTES: u64 = 1 << 20;
+/// What a message takes beside its own bytes.
+const MESSAGE_BYTES: u64 = 256;
 /// What all are given in a round, bytes; one message each may go beyond.
 const ROUND_BYTES: u64 = 32 << 20;
 
@@ -56,7 +58,7 @@ impl Driver {
             let who = (turn + self.turn) % count;
             let demand = &mut demands[who];
             demand.bytes = demand.bytes.min(room);
-            let wanted = demand.bytes;
+            let wanted = (demand.bytes, demand.messages);
             for turn in 0..lanes {
                 let index = (turn + self.turn) % lanes;
                 if demand.messages == 0 || demand.bytes == 0 {
@@ -71,7 +73,8 @@ impl Driver {
                     None => is_empty[index] = true,
                 }
             }
-            room -= wanted - demand.bytes;
+            let (bytes, messages) = (wanted.0 - demand.bytes, wanted.1 - demand.messages);
+            room = room.saturating_sub(bytes + messages * MESSAGE_BYTES);
             if room == 0 || is_empty.iter().all(|is_empty| *is_empty) {
                 break;
             }

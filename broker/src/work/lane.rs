@@ -15,7 +15,7 @@ use super::{attributes::attributes_of, deaths::Copier};
 use crate::{
     clock,
     error::Refusal,
-    lanes::decode_from,
+    lanes::{decode_from, detached},
     limits::READ_CHUNK_BYTES,
     partition::{Cursor, Partition},
     queue::{
@@ -33,6 +33,8 @@ const PAUSE_MS: u64 = 200;
 /// By how much the wall clock may go back, as it does when it is adjusted, without another look
 /// at what it had made due.
 const STEP_MS: i64 = 1_000;
+/// Messages of a run that are copied out of their batch, if there are no more.
+const FEW: u64 = 16;
 /// How long nothing is leased after the disk was full.
 const LEASES_REST_MS: u64 = 2_000;
 
@@ -283,7 +285,11 @@ impl Lane {
                 match window.get(at) {
                     Some(record) => {
                         taken += size_of_record(record);
-                        read.records.insert(at, record.clone());
+                        // A few of a batch must not keep the whole of it in memory.
+                        let few = run.end - run.start < FEW;
+                        let record = record.clone();
+                        let record = if few { detached(record) } else { record };
+                        read.records.insert(at, record);
                     }
                     None => read.unreadable.push(at),
                 }
