@@ -582,13 +582,8 @@ fn chance_finds_no_difference_to_the_model() {
     );
 }
 
-/// Seeds that found something once.
+/// It found messages that had expired by a clock that went back before they could be dropped.
 #[test]
 fn what_was_found_stays_found() {
-    for seed in [
-        // Expired by a clock that went back before it could be dropped.
-        15_749_832_460_531_168_346,
-    ] {
-        run(seed, 400);
-    }
+    run(15_749_832_460_531_168_346, 400);
 }
