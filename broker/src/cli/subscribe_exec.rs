@@ -1,7 +1,7 @@
 //! `aqueduct sub -g GROUP --exec COMMAND`: a worker whose handler is a command.
 //!
 //! Each job runs `sh -c COMMAND` in a process group of its own, with the message as its standard
-//! input and the rest as variables (see [`exec_job`](super::exec_job)). Its lease is renewed while
+//! input and the rest as variables (see [`super::exec_job`]). Its lease is renewed while
 //! it runs; if it is lost all the same, the whole process group is killed. SIGTERM and Ctrl-C take
 //! no new jobs and wait for those that run; a second one does not wait.
 
