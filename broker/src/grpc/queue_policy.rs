@@ -69,7 +69,6 @@ pub(super) fn decode_queue(wire: QueuePolicy) -> Result<Policy, Refusal> {
         filter: Filter {
             conditions: filter.collect::<Result<_, _>>()?,
         },
-        ..standard
     })
 }
 

@@ -158,7 +158,6 @@ impl From<&QueueSettings> for Policy {
             filter: Filter {
                 conditions: saved.filter.iter().map(load).collect(),
             },
-            ..Policy::default()
         }
     }
 }

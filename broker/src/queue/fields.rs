@@ -139,7 +139,6 @@ mod tests {
             filter: Filter {
                 conditions: vec![condition],
             },
-            ..Policy::default()
         }
     }
 

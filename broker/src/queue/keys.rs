@@ -239,11 +239,13 @@ impl Keys {
     }
 
     /// How many keys have a place here.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.keys.len()
     }
 
     /// Bytes that the keys take, about.
+    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         let lines = self.keys.values().flat_map(|key| key.line.values());
         let lines = lines.map(|line| line.bytes() + 64).sum::<usize>();

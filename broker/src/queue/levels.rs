@@ -83,6 +83,7 @@ impl Levels {
         *left = left.saturating_sub(count);
     }
 
+    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.lines.iter().map(Offsets::bytes).sum()
     }

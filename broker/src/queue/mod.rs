@@ -20,11 +20,6 @@
 //! Nothing here knows a clock, chance, I/O, tasks, payloads or the network: time and jitter are
 //! arguments. Same entries, same state.
 
-#![allow(
-    dead_code,
-    reason = "what only the tests of sizes and the model ask for"
-)]
-
 pub(crate) mod command;
 pub(crate) mod dropping;
 pub(crate) mod events;

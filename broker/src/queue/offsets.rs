@@ -130,6 +130,7 @@ impl Offsets {
     }
 
     /// Memory about as large as this, and the bytes of [`Offsets::save`].
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.0.serialized_size()
     }

@@ -207,6 +207,7 @@ impl<V: Copy> Pages<V> {
     }
 
     /// Bytes that the map takes, about: values, pages, and the half-full nodes of the tree.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         let values = |page: &Page<V>| page.values.capacity() * size_of::<V>() + 16;
         let page = (size_of::<Page<V>>() + 8) * 2;

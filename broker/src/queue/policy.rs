@@ -26,9 +26,6 @@ pub(crate) struct Policy {
     /// Messages a second for the group and partition; 0 = no limit.
     pub(crate) rate_per_s: u64,
     pub(crate) filter: Filter,
-    pub(crate) start: Start,
-    /// How long a finished message can still be asked for.
-    pub(crate) retain_done_ms: u64,
 }
 
 /// When a failed message is tried again.
@@ -80,18 +77,6 @@ pub(crate) struct MaxInFlight {
     pub(crate) key: u64,
 }
 
-/// Where a new group begins.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Start {
-    #[default]
-    Earliest,
-    Latest,
-    /// With the first message that is not older.
-    Time {
-        at_ms: i64,
-    },
-}
-
 impl Default for Policy {
     fn default() -> Policy {
         Policy {
@@ -116,8 +101,6 @@ impl Default for Policy {
             },
             rate_per_s: 0,
             filter: Filter::default(),
-            start: Start::Earliest,
-            retain_done_ms: 86_400_000,
         }
     }
 }
@@ -198,7 +181,6 @@ impl Policy {
         within("max_in_flight_per_consumer", consumer, 0, 1_000_000)?;
         within("max_in_flight_per_key", key, 0, 10_000)?;
         within("messages_per_second", self.rate_per_s, 0, 10_000_000)?;
-        ms_within("retain_done", self.retain_done_ms, 0, 30 * DAY_MS)?;
         self.check_order()?;
         self.filter.check()
     }

@@ -199,6 +199,7 @@ impl Schedule {
     }
 
     /// Fresh messages without attributes that are wanted: as [`Schedule::scanned`], quicker.
+    #[cfg(test)]
     pub(crate) fn scanned_plain(&mut self, run: Range<u64>) {
         let run = run.start.max(self.scanned_to)..run.end;
         if !run.is_empty() {
@@ -433,12 +434,14 @@ impl Schedule {
     }
 
     /// Messages that are handed out.
+    #[cfg(test)]
     pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight
     }
 
     /// Messages that could be handed out, as far as was scanned; some may have to wait for
     /// another one of their key.
+    #[cfg(test)]
     pub(crate) fn ready(&self) -> u64 {
         self.ready.len()
     }
@@ -466,6 +469,7 @@ impl Schedule {
     }
 
     /// Bytes that the schedule takes, about.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         let sets = [
             &self.flight,

@@ -99,6 +99,7 @@ impl Settled {
     }
 
     /// Bytes that the set takes, about.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.above.bytes()
     }

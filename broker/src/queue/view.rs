@@ -83,6 +83,7 @@ impl State {
     }
 
     /// The number of the next lease.
+    #[cfg(test)]
     pub(crate) fn next_lease(&self) -> u64 {
         self.next_lease
     }
@@ -110,13 +111,6 @@ impl State {
     /// the log has to look at.
     pub(crate) fn next_unfinished(&self, from: u64, end: u64) -> Option<Range<u64>> {
         self.settled.next_gap(from..end)
-    }
-
-    /// Below this offset nothing of the log is needed any more: neither by unfinished messages
-    /// nor by dead letters to be copied.
-    pub(crate) fn needed_from(&self) -> u64 {
-        let oldest = self.dead_letters(0).map(|(_, dead)| dead.offset).min();
-        oldest.unwrap_or(u64::MAX).min(self.floor())
     }
 
     /// The last offset with a history, if any has one.
@@ -247,6 +241,7 @@ impl State {
     }
 
     /// Bytes that the state takes, about.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         let texts = self.errors.values().chain(self.dead_errors.values());
         let texts = texts.map(|text| text.len() + 48).sum::<usize>();
