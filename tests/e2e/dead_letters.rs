@@ -562,3 +562,32 @@ async fn the_command_line_lists_shows_exports_redrives_and_discards() {
     let _ = run(&["dlq", "redrive", "jobs/work", "--to", "nowhere"]).with_code(3);
     let _ = run(&["dlq", "ls", "jobs/work", "--reason", "boredom"]).with_code(2);
 }
+
+/// Dots in names: what is redriven or discarded for one group must never be another's.
+#[tokio::test]
+async fn two_groups_never_share_a_dead_letter_topic() {
+    let broker = Fixture::new();
+    let mut api = broker.api().await;
+    api.create("a", 1).await;
+    api.create("a.b", 1).await;
+    let request = |topic: &str, group: &str, queue| CreateGroupRequest {
+        topic: topic.to_owned(),
+        group: Some(Group {
+            name: group.to_owned(),
+            queue,
+            ..Group::default()
+        }),
+        validate_only: false,
+    };
+    let policy = || Some(QueuePolicy::default());
+    let first = request("a.b", "c", policy());
+    api.groups.create_group(first).await.unwrap();
+    let second = api.groups.create_group(request("a", "b.c", policy())).await;
+    let status = second.expect_err("they would share it");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let says = "a.b.c.dlq takes the dead letters of a.b/c";
+    assert!(status.message().contains(says), "{status:?}");
+    // A stream group has no dead letters.
+    let stream = request("a", "b.c", None);
+    api.groups.create_group(stream).await.unwrap();
+}

@@ -185,6 +185,9 @@ impl Services {
             check_queue(&live.topic.name, &name, new.start, policy)?;
         }
         let _changing = self.groups.changing.lock().await;
+        if new.queue.is_some() {
+            self.check_dead_letter_topic(&live.topic.name, &name)?;
+        }
         let pinned = match new.start {
             StartAt::Latest => {
                 let ends = live.partitions.iter().map(|p| p.shared().high_watermark());
@@ -206,6 +209,26 @@ impl Services {
         let change = Change::CreateGroup(group.clone());
         let outcome = self.decide(change, validate_only).await?;
         group_of(outcome, &group)
+    }
+
+    /// Names may have dots, so two groups could share a dead-letter topic, and what is redriven
+    /// or discarded for one would be the other's. Asked while nobody changes groups.
+    fn check_dead_letter_topic(&self, topic: &str, group: &str) -> Result<(), Refusal> {
+        let name = dead_letter_topic(topic, group);
+        let view = self.metadata.view().read();
+        let shares = |other: &&Group| {
+            let is_other = other.topic != topic || other.name != group;
+            let dead_letters = || dead_letter_topic(&other.topic, &other.name);
+            other.queue.is_some() && is_other && dead_letters() == name
+        };
+        match view.groups.values().find(shares) {
+            None => Ok(()),
+            Some(other) => {
+                let (topic, group) = (&other.topic, &other.name);
+                let why = format!("{name} takes the dead letters of {topic}/{group}");
+                Err(Refusal::invalid("group.name", why))
+            }
+        }
     }
 
     /// The group, created if there is none; `true` if it was.
