@@ -348,7 +348,8 @@ fn decode_up_to(
     Ok(records)
 }
 
-fn record_bytes(record: &Record) -> u64 {
+/// Bytes of key, value and headers.
+pub(crate) fn record_bytes(record: &Record) -> u64 {
     let headers: usize = record
         .headers
         .iter()

@@ -28,6 +28,7 @@ use self::{browse::Browse, letter::Letter, selection::Selection};
 use crate::{
     error::Refusal,
     groups::admin::{dead_letter_topic, wrong_kind},
+    lanes::record_bytes,
     limits,
     metadata::{
         internals::{InitInternal, Internal},
@@ -212,12 +213,5 @@ impl Services {
 
 /// Bytes of a letter, about.
 fn size_of(letter: &Letter) -> u64 {
-    let record = &letter.record;
-    let header = |header: &aqueduct_proto::record::Header| {
-        header.name.len() + header.value.as_ref().map_or(0, bytes::Bytes::len)
-    };
-    let headers: usize = record.headers.iter().map(header).sum();
-    let key = record.key.as_ref().map_or(0, bytes::Bytes::len);
-    let value = record.value.as_ref().map_or(0, bytes::Bytes::len);
-    (headers + key + value + letter.error.len()) as u64
+    record_bytes(&letter.record) + letter.error.len() as u64
 }

@@ -159,7 +159,8 @@ impl Runner {
             .retain(|id, _| ids.contains(id));
         for schedule in view.schedules.values() {
             if jobs.len() >= LOOKED_AT {
-                // The others in the next round, which follows at once.
+                // The others in the next round, which follows at once, also if these fail.
+                pause = Duration::ZERO;
                 break;
             }
             let known = self.known.entry(schedule.id).or_default();

@@ -94,6 +94,10 @@ impl Services {
     fn sweep(self: &Arc<Self>, after: &str) -> String {
         let keys: Vec<String> = {
             let view = self.metadata.view().read();
+            if after.is_empty() {
+                let ids = view.groups.values().map(|group| group.id).collect();
+                self.work.keep_times(&ids);
+            }
             let queues = view.groups.iter().filter(|(_, it)| it.queue.is_some());
             let keys = queues
                 .map(|(key, _)| key)

@@ -7,10 +7,13 @@ use std::collections::BTreeMap;
 
 use super::{
     driver::Driver,
-    lane::{Lane, size_of_record},
+    lane::Lane,
     plan::{Choice, Demand, runs_of},
 };
-use crate::queue::{policy::Policy, time::Now};
+use crate::{
+    lanes::record_bytes,
+    queue::{policy::Policy, time::Now},
+};
 
 /// Messages that a consumer is leased in a partition and round.
 const AT_A_TIME: u64 = 1_000;
@@ -125,7 +128,7 @@ async fn choose_in(
     let count = read.records.len() as u64;
     lane.bucket.take(count);
     demand.messages -= count;
-    let bytes = read.records.values().map(size_of_record).sum();
+    let bytes = read.records.values().map(record_bytes).sum();
     demand.bytes = demand.bytes.saturating_sub(bytes);
     let choice = |demand, offsets: &mut dyn Iterator<Item = u64>, records| Choice {
         demand,

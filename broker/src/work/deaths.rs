@@ -27,7 +27,7 @@ use crate::{
         state::TopicConfig,
     },
     partition::{Message, Partition},
-    queue::{policy::Policy, record::Dead},
+    queue::{policy::Policy, record::Dead, time::Now},
     services::Services,
     topics::NewTopic,
 };
@@ -87,6 +87,16 @@ struct Letter {
     error: String,
 }
 
+impl Letter {
+    fn by_wall(mut self, now: Now) -> Letter {
+        self.dead.died_ms = now.by_wall(self.dead.died_ms);
+        if self.dead.first_failure_ms > 0 {
+            self.dead.first_failure_ms = now.by_wall(self.dead.first_failure_ms);
+        }
+        self
+    }
+}
+
 impl Lane {
     /// Copies some of the dead letters that wait; whether there were any.
     ///
@@ -97,6 +107,7 @@ impl Lane {
         services: &std::sync::Arc<Services>,
         group: &Group,
         policy: &Policy,
+        now: Now,
     ) -> Result<bool, Refusal> {
         let Some((written, letters)) = self.letters(policy) else {
             return Ok(false);
@@ -107,6 +118,8 @@ impl Lane {
         };
         let copied_to = self.copied_to;
         let letters = letters.into_iter().filter(|l| l.number > copied_to);
+        // Whoever reads a copy knows the wall clock's time.
+        let letters = letters.map(|letter| letter.by_wall(now));
         let (batch, last) = self.batch(&ready, group, letters.collect()).await?;
         if let Some(batch) = batch {
             let permit = services.admit(batch.bytes().len()).await?;

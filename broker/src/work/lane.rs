@@ -15,7 +15,7 @@ use super::{attributes::attributes_of, deaths::Copier};
 use crate::{
     clock,
     error::Refusal,
-    lanes::{decode_from, detached},
+    lanes::{decode_from, detached, record_bytes},
     limits::READ_CHUNK_BYTES,
     partition::{Cursor, Partition},
     queue::{
@@ -284,7 +284,7 @@ impl Lane {
                 }
                 match window.get(at) {
                     Some(record) => {
-                        taken += size_of_record(record);
+                        taken += record_bytes(record);
                         // A few of a batch must not keep the whole of it in memory.
                         let few = run.end - run.start < FEW;
                         let record = record.clone();
@@ -297,6 +297,12 @@ impl Lane {
             }
         }
         read
+    }
+
+    /// The message at an offset, if it can be read.
+    pub(super) async fn read_one(&mut self, offset: u64) -> Option<Record> {
+        let read = self.read_chunk(offset..offset + 1).await.ok()??;
+        read.0.into_iter().find(|record| record.offset == offset)
     }
 }
 
@@ -312,14 +318,6 @@ impl Window {
     }
 }
 
-impl Lane {
-    /// The message at an offset, if it can be read.
-    pub(super) async fn read_one(&mut self, offset: u64) -> Option<Record> {
-        let read = self.read_chunk(offset..offset + 1).await.ok()??;
-        read.0.into_iter().find(|record| record.offset == offset)
-    }
-}
-
 /// What came of reading some messages.
 #[derive(Default)]
 pub(super) struct Read {
@@ -328,15 +326,4 @@ pub(super) struct Read {
     pub(super) unreadable: Vec<u64>,
     /// Not read: too much, or not now.
     pub(super) back: Vec<Range<u64>>,
-}
-
-pub(super) fn size_of_record(record: &Record) -> u64 {
-    let headers: usize = record
-        .headers
-        .iter()
-        .map(|header| header.name.len() + header.value.as_ref().map_or(0, |value| value.len()))
-        .sum();
-    let key = record.key.as_ref().map_or(0, |key| key.len());
-    let value = record.value.as_ref().map_or(0, |value| value.len());
-    (key + value + headers) as u64
 }

@@ -34,7 +34,11 @@ pub(crate) mod seeing;
 mod steer;
 mod verdicts;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use aqueduct_proto::record::Record;
 use parking_lot::Mutex;
@@ -185,6 +189,11 @@ impl Work {
         };
         times.insert(id, time.clone());
         time
+    }
+
+    /// Only of these groups time is remembered: ids are not used again.
+    fn keep_times(&self, groups: &HashSet<u64>) {
+        self.times.lock().retain(|id, _| groups.contains(id));
     }
 
     fn remove(&self, id: u64) {

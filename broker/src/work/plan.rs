@@ -1,7 +1,10 @@
 //! What one entry of a partition is made of: verdicts, ends of leases, leavings, new leases. Pure
 //! but for the lane's own state.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+};
 
 use aqueduct_proto::record::Record;
 
@@ -14,7 +17,7 @@ use crate::{
     error::Refusal,
     metadata::groups::{Group, StartAt},
     queue::{
-        command::{Command, DropReason, Dropping, Grant, Kind, Run, Verdicts},
+        command::{Command, DropReason, Dropping, Grant, Kind, Run, Verdict, Verdicts},
         policy::Policy,
         schedule::Schedule,
         state::State,
@@ -130,8 +133,7 @@ pub(super) fn plan(lane: &mut Lane, group: &Group, policy: &Policy, docket: Dock
         let court = court(policy, state, schedule, now_ms);
         plan.settle(&court, wishes);
         if !is_blind {
-            let mut room = ENDED_AT_A_TIME;
-            left.retain(|gone| end_of(&court, *gone, &mut room, &mut plan));
+            end_gone(&court, &mut left, &mut plan);
             expire(policy, state, schedule, now_ms, &mut plan);
         }
         leave(policy, state, schedule, now.wall_ms, &mut plan);
@@ -180,33 +182,32 @@ fn court<'a>(
     }
 }
 
-/// Ends leases of a consumer that is gone, as many as there is room for; whether there may be
-/// others.
-fn end_of(
-    court: &Court<'_>,
-    (consumer, closed): (u64, bool),
-    room: &mut usize,
-    plan: &mut Plan,
-) -> bool {
-    if *room == 0 {
-        return true;
+/// Ends leases of consumers that are gone, as many as there is room for. They stay until nothing is
+/// found of them: an entry may be refused.
+fn end_gone(court: &Court<'_>, gone: &mut Vec<(u64, bool)>, plan: &mut Plan) {
+    if gone.is_empty() {
+        return;
     }
-    let held = court.state.held(0);
-    let held = held.filter(|held| held.lease.consumer == consumer);
-    let verdicts: Vec<_> = held
-        .take(*room)
-        .map(|held| match closed {
+    let closed: HashMap<u64, bool> = gone.iter().copied().collect();
+    let mut ended: BTreeMap<u64, Vec<Verdict>> = BTreeMap::new();
+    let held = court.state.held(0).filter_map(|held| {
+        let closed = closed.get(&held.lease.consumer)?;
+        Some((held, *closed))
+    });
+    for (held, closed) in held.take(ENDED_AT_A_TIME) {
+        let verdict = match closed {
             true => court.given_back(&held),
             false => court.lost(&held, "the consumer's connection broke"),
-        })
-        .collect();
-    if verdicts.is_empty() {
-        return false;
+        };
+        ended.entry(held.lease.consumer).or_default().push(verdict);
     }
-    *room -= verdicts.len();
-    let consumer = Some(consumer);
-    plan.add(Kind::Gone(Verdicts { consumer, verdicts }), Part::Plain);
-    true
+    if ended.is_empty() {
+        gone.clear();
+    }
+    for (consumer, verdicts) in ended {
+        let consumer = Some(consumer);
+        plan.add(Kind::Gone(Verdicts { consumer, verdicts }), Part::Plain);
+    }
 }
 
 /// Ends leases whose time is over.

@@ -10,13 +10,14 @@ use tokio::sync::oneshot;
 use super::{
     Settled,
     driver::Driver,
-    lane::{Lane, size_of_record},
+    lane::Lane,
     outcome::Waiting,
     plan::{Choice, Demand, Docket, Part, Results, Wishes, plan},
     verdicts::Wish,
 };
 use crate::{
     error::Refusal,
+    lanes::record_bytes,
     partition::{Stepping, queues::Step},
     queue::{command::Batch, time::Now},
 };
@@ -170,8 +171,9 @@ impl Driver {
                         .or_default()
                         .push(((request, place), wish));
                 } else {
-                    let refused = self.live.partition(wish.partition).map(drop);
-                    judged.push(refused);
+                    // Nothing but the log's answer makes a verdict good.
+                    let known = self.live.partition(wish.partition);
+                    judged.push(Err(known.err().unwrap_or_else(|| lost(&wish))));
                 }
             }
             results.0.push(judged);
@@ -190,7 +192,7 @@ impl Driver {
         let (mut messages, mut bytes) = (0, 0);
         for (index, mut demand) in demands.into_iter().enumerate() {
             demand.got.iter_mut().for_each(|got| got.tell_by_wall(now));
-            let sizes = demand.got.iter().map(|d| size_of_record(&d.record));
+            let sizes = demand.got.iter().map(|d| record_bytes(&d.record));
             let (count, size) = (demand.got.len() as u64, sizes.sum::<u64>());
             let is_taken = match self.consumers.get(index) {
                 Some(_) if count == 0 => true,
@@ -229,13 +231,13 @@ impl Driver {
     }
 
     async fn copy_dead(&mut self) -> bool {
-        let mut more = false;
+        let (mut more, now) = (false, self.now());
         for lane in &mut self.lanes {
             if lane.copies_rest_ms().is_some() {
                 continue;
             }
             let copied = lane
-                .copy_dead(&self.services, &self.group, &self.policy)
+                .copy_dead(&self.services, &self.group, &self.policy, now)
                 .await;
             match copied {
                 Ok(copied) => more |= copied,
