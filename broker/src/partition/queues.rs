@@ -32,10 +32,12 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// Whether it leases messages.
-    pub(super) fn leases(&self) -> bool {
+    /// Whether it is for more to be kept: the others end something, and let retention free space.
+    pub(super) fn takes_room(&self) -> bool {
         let kinds = self.batch.commands.iter().map(|command| &command.kind);
-        kinds.flatten().any(|kind| matches!(kind, Kind::Lease(_)))
+        kinds
+            .flatten()
+            .any(|kind| matches!(kind, Kind::Lease(_) | Kind::Delay(_)))
     }
 }
 

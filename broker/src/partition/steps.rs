@@ -91,7 +91,7 @@ impl Owner {
             return;
         }
         let (steps, answers) = self.steps.take();
-        let frees = !steps.iter().any(Step::leases);
+        let frees = !steps.iter().any(Step::takes_room);
         let data = Command::data(Change::Steps(Steps { steps }));
         // As for moves: a full disk must be an answer here and not a failed append. What ends
         // leases lets retention free space, and has room when nothing else has.

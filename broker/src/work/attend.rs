@@ -40,8 +40,10 @@ impl Driver {
 
     /// Looks at some of what is new; afterwards the next look is later.
     pub(super) async fn attend(&mut self) {
-        let mut pieces = PIECES;
-        for lane in &mut self.lanes {
+        let (mut pieces, lanes) = (PIECES, self.lanes.len());
+        for turn in 0..lanes {
+            // Not always from the same one on: a busy lane must not hide the others.
+            let lane = &mut self.lanes[(turn + self.turn) % lanes];
             while pieces > 0 && lane.pause_left_ms().is_none() {
                 match lane.scan(&self.policy).await {
                     Ok(true) => pieces -= 1,

@@ -387,7 +387,7 @@ impl Driver {
                 deliveries,
                 answer,
             } => {
-                let opened = self.admits(self.consumers.len());
+                let opened = self.admits(self.consumers.len(), "consumers of the group");
                 // Whoever hung up leaves a link that says so.
                 if opened.is_ok() {
                     self.face.joined(consumer, holder);
@@ -406,7 +406,7 @@ impl Driver {
                 holder,
                 answer,
             } => {
-                if let Err(why) = self.admits(self.calls.len()) {
+                if let Err(why) = self.admits(self.calls.len(), "calls that wait in the group") {
                     return drop(answer.send(Err(why)));
                 }
                 self.calls.push(Call {
@@ -438,28 +438,36 @@ impl Driver {
                 }
             }
             Request::CountDelayed { answer } => drop(answer.send(self.count_delayed())),
-            Request::Delayed(ask) => match &self.over {
-                Some(why) => Asked::new(ask).refuse(why),
-                None => self.asked.push(Asked::new(ask)),
-            },
-            Request::Steer { what, answer } => match &self.over {
-                Some(why) => drop(answer.send(Err(why.clone()))),
-                None => self.steering.push(Steered { what, answer }),
-            },
+            Request::Delayed(ask) => self.ask(Asked::new(ask)),
+            Request::Steer { what, answer } => self.ask_to_steer(Steered { what, answer }),
             Request::Reconfigure => self.reconfigure(),
             Request::Close { answer } => drop(answer.send(self.close())),
             Request::Reopen => self.over = None,
         }
     }
 
+    fn ask(&mut self, asked: Asked) {
+        match self.admits(self.asked.len(), "requests about delayed messages") {
+            Err(why) => asked.refuse(&why),
+            Ok(()) => self.asked.push(asked),
+        }
+    }
+
+    fn ask_to_steer(&mut self, steered: Steered) {
+        match self.admits(self.steering.len(), "seeks and the like that wait") {
+            Err(why) => drop(steered.answer.send(Err(why))),
+            Ok(()) => self.steering.push(steered),
+        }
+    }
+
     /// Whether there may be one more beside so many.
-    fn admits(&self, known: usize) -> Result<(), Refusal> {
+    fn admits(&self, known: usize, what: &str) -> Result<(), Refusal> {
         if let Some(why) = &self.over {
             return Err(why.clone());
         }
         if known >= limits::MAX_MEMBERS {
             return Err(Refusal::LimitReached {
-                what: "consumers of the group".into(),
+                what: what.into(),
                 limit: limits::MAX_MEMBERS as u64,
             });
         }

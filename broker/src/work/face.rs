@@ -52,6 +52,10 @@ impl Face {
     pub(super) fn left(&self, id: u64) {
         let mut known = self.0.lock();
         if let Some(holder) = known.streams.remove(&id) {
+            // Streams that come and go without end leave a bounded trace.
+            if known.others.len() >= CALLS {
+                known.others.clear();
+            }
             known.others.insert(id, holder);
         }
     }
@@ -132,6 +136,17 @@ mod tests {
         face.holds(0, holder("c"), || HashSet::from([7]));
         let known = |id| face.holder(id).is_some();
         assert!(known(0) && known(7) && !known(1) && !known(8));
+    }
+
+    #[test]
+    fn streams_that_come_and_go_leave_a_bounded_trace() {
+        let face = Face::default();
+        for id in 0..3 * CALLS as u64 {
+            face.joined(id, holder("a"));
+            face.left(id);
+        }
+        assert!(face.0.lock().others.len() <= CALLS);
+        assert!(face.holder(3 * CALLS as u64 - 1).is_some());
     }
 
     #[test]
