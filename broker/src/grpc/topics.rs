@@ -38,6 +38,8 @@ pub(super) fn encode_duration(ms: u64) -> Duration {
 }
 
 pub(super) fn encode_time(ms: i64) -> Timestamp {
+    // The years 1 to 9999: beyond, a time cannot be said in JSON, and headers can claim anything.
+    let ms = ms.clamp(-62_135_596_800_000, 253_402_300_799_999);
     let nanos = i32::try_from(ms.rem_euclid(1_000)).unwrap_or(0) * 1_000_000;
     Timestamp {
         seconds: ms.div_euclid(1_000),
