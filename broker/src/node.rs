@@ -92,6 +92,12 @@ impl Node {
         self.address
     }
 
+    /// What its doors work with, for tests that look behind them.
+    #[cfg(test)]
+    pub(crate) fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
     /// Takes nothing new, answers what is in flight, waits up to `grace` for connections to
     /// close, and closes the log in order. What was acknowledged was durable before.
     pub fn shutdown(self, grace: Duration) {

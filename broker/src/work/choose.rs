@@ -119,7 +119,10 @@ async fn choose_in(
         // Whoever holds all it may leaves the others theirs.
         return (most == 0 && rate > 0).then(Vec::new);
     }
-    let read = lane.read_runs(&runs, demand.bytes).await;
+    let read = lane.reader.read_runs(&runs, demand.bytes).await;
+    if read.is_cut_off {
+        lane.pause();
+    }
     lane.with(policy, |_, schedule| {
         for run in &read.back {
             schedule.give_back(run.clone());

@@ -9,12 +9,12 @@
 //! known for good before the first copy: a dead-letter topic that was deleted begins again, with
 //! what the queue does not know as written.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use aqueduct_proto::{batch::Batch, compression::Compression, record::BatchBuilder};
 use tokio::sync::oneshot;
 
-use super::lane::Lane;
+use super::{lane::Lane, reading::Reader, rest::Rest};
 use crate::{
     clock,
     dead::letter::{Death, copy_headers},
@@ -50,34 +50,59 @@ struct Ready {
     base: u64,
 }
 
-/// Writes copies; begins anew after every error.
-#[derive(Default)]
-pub(super) struct Copier {
+/// Carries copies of one partition's dead letters; begins anew after every error.
+pub(super) struct Courier {
+    services: Arc<Services>,
+    group_id: u64,
+    topic: String,
+    group: String,
+    partition: Partition,
+    reader: Reader,
     ready: Option<Ready>,
+}
+
+/// What came of a batch of copies: its courier, and the number up to which copies are written.
+pub(super) type Carried = Result<(Courier, u64), Refusal>;
+
+/// How far a lane's copies are.
+#[derive(Default)]
+pub(super) struct Copies {
+    /// Dead letters with numbers up to this have a copy.
+    pub(super) done_to: u64,
+    courier: Option<Courier>,
+    is_on_its_way: bool,
     rest: Rest,
 }
 
-/// How long copies are left alone after an error: longer each time, and nothing else of the
-/// partition waits meanwhile.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Rest {
-    wait_ms: u64,
-    until_ms: u64,
-}
-
-/// The first rest, and the longest.
-const REST_MS: (u64, u64) = (200, 5_000);
-
-impl Rest {
-    fn begin(&mut self, now_ms: u64) {
-        let (first, longest) = REST_MS;
-        self.wait_ms = (self.wait_ms * 2).clamp(first, longest);
-        self.until_ms = now_ms + self.wait_ms;
+impl Copies {
+    /// How long no copies are tried, if so.
+    pub(super) fn rest_ms(&self) -> Option<u64> {
+        self.rest.left_ms(clock::monotonic_ms())
     }
 
-    fn left_ms(&self, now_ms: u64) -> Option<u64> {
-        let left = self.until_ms.saturating_sub(now_ms);
-        (left > 0).then_some(left)
+    /// A batch is on its way.
+    pub(super) fn are_on_their_way(&self) -> bool {
+        self.is_on_its_way
+    }
+
+    /// Takes in what came of a batch.
+    ///
+    /// # Errors
+    /// Why there are no copies; they are tried again after a rest.
+    pub(super) fn conclude(&mut self, carried: Carried) -> Result<(), Refusal> {
+        self.is_on_its_way = false;
+        match carried {
+            Ok((courier, done_to)) => {
+                self.courier = Some(courier);
+                self.done_to = self.done_to.max(done_to);
+                self.rest = Rest::default();
+                Ok(())
+            }
+            Err(refusal) => {
+                self.rest.begin(clock::monotonic_ms());
+                Err(refusal)
+            }
+        }
     }
 }
 
@@ -98,65 +123,38 @@ impl Letter {
 }
 
 impl Lane {
-    /// Copies some of the dead letters that wait; whether there were any.
-    ///
-    /// # Errors
-    /// If that cannot be done just now.
-    pub(super) async fn copy_dead(
+    /// The next copies of dead letters, to be carried beside the rounds; nothing if none wait, some
+    /// are on their way, or copies rest.
+    pub(super) fn copy_dead(
         &mut self,
-        services: &std::sync::Arc<Services>,
+        services: &Arc<Services>,
         group: &Group,
         policy: &Policy,
         now: Now,
-    ) -> Result<bool, Refusal> {
-        let Some((written, letters)) = self.letters(policy) else {
-            return Ok(false);
-        };
-        let ready = match self.copier.ready.take() {
-            Some(ready) => ready,
-            None => self.make_ready(services, group, written).await?,
-        };
-        let copied_to = self.copied_to;
-        let letters = letters.into_iter().filter(|l| l.number > copied_to);
-        // Whoever reads a copy knows the wall clock's time.
-        let letters = letters.map(|letter| letter.by_wall(now));
-        let (batch, last) = self.batch(&ready, group, letters.collect()).await?;
-        if let Some(batch) = batch {
-            let permit = services.admit(batch.bytes().len()).await?;
-            let (answer, answered) = oneshot::channel();
-            let expected_offset = None;
-            let message = Message::Batch {
-                batch,
-                expected_offset,
-                permit,
-                answer,
-            };
-            ready.target.send(message).await?;
-            let stored = answered.await.map_err(|_| Refusal::Unknown {
-                why: "the dead-letter topic closed".into(),
-            })?;
-            stored?;
-            self.copied_to = last;
+    ) -> Option<impl Future<Output = Carried> + Send + 'static> {
+        if self.copies.is_on_its_way || self.copies.rest_ms().is_some() {
+            return None;
         }
-        self.copier = Copier {
-            ready: Some(ready),
-            rest: Rest::default(),
-        };
-        Ok(true)
-    }
-
-    /// Copies cannot be written just now.
-    pub(super) fn rest_copies(&mut self) {
-        self.copier.rest.begin(clock::monotonic_ms());
-    }
-
-    /// How long no copies are tried, if so.
-    pub(super) fn copies_rest_ms(&self) -> Option<u64> {
-        self.copier.rest.left_ms(clock::monotonic_ms())
+        let (written, letters) = self.letters(policy)?;
+        // Whoever reads a copy knows the wall clock's time.
+        let letters = letters.into_iter().map(|letter| letter.by_wall(now));
+        let letters: Vec<Letter> = letters.collect();
+        let courier = self.copies.courier.take().unwrap_or_else(|| Courier {
+            services: services.clone(),
+            group_id: group.id,
+            topic: group.topic.clone(),
+            group: group.name.clone(),
+            partition: self.partition.clone(),
+            reader: Reader::new(&self.partition),
+            ready: None,
+        });
+        self.copies.is_on_its_way = true;
+        let from = written.max(self.copies.done_to);
+        Some(courier.carry(from, letters))
     }
 
     fn letters(&mut self, policy: &Policy) -> Option<(u64, Vec<Letter>)> {
-        let copied_to = self.copied_to;
+        let copied_to = self.copies.done_to;
         let (written, letters) = self.with(policy, |state, _| {
             let written = state.dead_written_to();
             let letters = state.dead_letters(written.max(copied_to) + 1);
@@ -169,15 +167,41 @@ impl Lane {
         })?;
         (!letters.is_empty()).then_some((written, letters))
     }
+}
+
+impl Courier {
+    /// Writes copies of some of these letters, which follow the number `from`.
+    async fn carry(mut self, from: u64, letters: Vec<Letter>) -> Carried {
+        let (ready, copied_to) = match self.ready.take() {
+            Some(ready) => (ready, from),
+            None => self.make_ready(from).await?,
+        };
+        let letters = letters.into_iter().filter(|l| l.number > copied_to);
+        let Some((batch, last)) = self.batch(&ready, letters.collect()).await? else {
+            self.ready = Some(ready);
+            return Ok((self, copied_to));
+        };
+        let permit = self.services.admit(batch.bytes().len()).await?;
+        let (answer, answered) = oneshot::channel();
+        let message = Message::Batch {
+            batch,
+            expected_offset: None,
+            permit,
+            answer,
+        };
+        ready.target.send(message).await?;
+        let stored = answered.await.map_err(|_| Refusal::Unknown {
+            why: "the dead-letter topic closed".into(),
+        })?;
+        stored?;
+        self.ready = Some(ready);
+        Ok((self, last))
+    }
 
     /// The dead-letter topic, a producer that fences every earlier one, and how far they came.
-    async fn make_ready(
-        &mut self,
-        services: &std::sync::Arc<Services>,
-        group: &Group,
-        written: u64,
-    ) -> Result<Ready, Refusal> {
-        let name = dead_letter_topic(&group.topic, &group.name);
+    async fn make_ready(&self, from: u64) -> Result<(Ready, u64), Refusal> {
+        let services = &self.services;
+        let name = dead_letter_topic(&self.topic, &self.group);
         let live = match services.topics.get(&name) {
             Err(Refusal::TopicNotFound { .. }) => {
                 let config = TopicConfig {
@@ -201,41 +225,49 @@ impl Lane {
         // One partition for all: another one after a change of the topic would copy again.
         let target = live.partition(0)?.clone();
         let init = InitInternal {
-            name: format!("copies/{}/{}/{}", group.id, self.number, live.topic.id),
-            group_id: group.id,
-            from_topic: services.topics.get(&group.topic)?.topic.id,
+            name: format!(
+                "copies/{}/{}/{}",
+                self.group_id,
+                self.number(),
+                live.topic.id
+            ),
+            group_id: self.group_id,
+            from_topic: services.topics.get(&self.topic)?.topic.id,
             to_topic: live.topic.id,
-            base: written.max(self.copied_to),
+            base: from,
         };
         let Internal { producer, base, .. } = services.internal_producer(init).await?;
         let stored = target.producer(producer.id).await?;
         let stored = stored.map_or(0, |(next, _)| next);
-        self.copied_to = self.copied_to.max(base + stored);
-        Ok(Ready {
+        let ready = Ready {
             producer_id: producer.id,
             epoch: i16::try_from(producer.epoch).unwrap_or(i16::MAX),
             target,
             base,
-        })
+        };
+        Ok((ready, from.max(base + stored)))
     }
 
-    /// Copies as one batch, and the number of the last.
+    fn number(&self) -> u32 {
+        self.partition.shared().number
+    }
+
+    /// Copies as one batch, and the number of the last; nothing if there are no letters.
     async fn batch(
         &mut self,
         ready: &Ready,
-        group: &Group,
         letters: Vec<Letter>,
-    ) -> Result<(Option<Batch>, u64), Refusal> {
+    ) -> Result<Option<(Batch, u64)>, Refusal> {
         let Some(first) = letters.first() else {
-            return Ok((None, self.copied_to));
+            return Ok(None);
         };
-        let mut last = self.copied_to;
+        let mut last = first.number;
         let sequence = i32::try_from((first.number - 1 - ready.base) % WRAP).unwrap_or(0);
         let mut builder = BatchBuilder::new(Compression::None);
         builder.set_producer(ready.producer_id, ready.epoch, sequence);
         let start = self.partition.shared().log_start_offset();
         let runs = runs_from(letters.iter().map(|letter| letter.dead.offset), start);
-        let read = self.read_runs(&runs, COPY_BYTES as u64).await;
+        let read = self.reader.read_runs(&runs, COPY_BYTES as u64).await;
         for letter in &letters {
             let offset = letter.dead.offset;
             // A seek can let a message die twice, so it stays where it is.
@@ -247,9 +279,9 @@ impl Lane {
                 break;
             }
             let death = Death {
-                topic: &group.topic,
-                group: &group.name,
-                partition: self.number,
+                topic: &self.topic,
+                group: &self.group,
+                partition: self.number(),
                 number: letter.number,
                 dead: letter.dead,
                 error: &letter.error,
@@ -269,7 +301,7 @@ impl Lane {
             why: error.to_string(),
         };
         let bytes = builder.finish().map_err(bad)?;
-        Ok((Some(Batch::check(bytes).map_err(bad)?), last))
+        Ok(Some((Batch::check(bytes).map_err(bad)?, last)))
     }
 }
 
@@ -295,21 +327,5 @@ mod tests {
         let runs = |offsets: &[u64], start| runs_from(offsets.iter().copied(), start);
         assert_eq!(runs(&[7, 3, 4, 4, 9, 8], 4), [4..5, 7..10]);
         assert!(runs(&[1, 2], 3).is_empty());
-    }
-
-    #[test]
-    fn rests_grow_and_stay_bounded() {
-        let mut rest = Rest::default();
-        assert_eq!(rest.left_ms(0), None);
-        let mut now_ms = 1_000;
-        let mut rests = Vec::new();
-        for _ in 0..7 {
-            rest.begin(now_ms);
-            let left = rest.left_ms(now_ms).unwrap();
-            rests.push(left);
-            now_ms += left;
-            assert_eq!(rest.left_ms(now_ms), None);
-        }
-        assert_eq!(rests, [200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
     }
 }

@@ -243,7 +243,7 @@ impl Driver {
         }
         let standing = lane.with(&self.policy, |state, _| state.standing(offset));
         let standing = standing.ok_or_else(stopped)?;
-        let record = lane.read_one(offset).await.ok_or(missing)?;
+        let record = lane.reader.read_one(offset).await.ok_or(missing)?;
         let until_ms = match standing {
             Standing::Fresh => attributes::delay_until_ms(&record.headers),
             Standing::Open(open) => match open.phase {

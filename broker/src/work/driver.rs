@@ -12,6 +12,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::{
     Delivery, Request, Settled,
+    beside::Beside,
     delays::Asked,
     face::{Face, Holder},
     lane::Lane,
@@ -78,6 +79,7 @@ pub(super) struct Driver {
     pub(super) calls: Vec<Call>,
     pub(super) settling: Vec<Settling>,
     pub(super) steering: Vec<Steered>,
+    pub(super) beside: Beside,
     pub(super) face: Arc<Face>,
     pub(super) asked: Vec<Asked>,
     /// The right to stay without consumers, see `attend`; and when to look again.
@@ -116,6 +118,7 @@ impl Driver {
             calls: Vec::new(),
             settling: Vec::new(),
             steering: Vec::new(),
+            beside: Beside::default(),
             face,
             asked: Vec::new(),
             clock,
@@ -164,6 +167,9 @@ impl Driver {
             while let Ok(request) = self.inbox.try_recv() {
                 self.handle(request);
             }
+            while let Some(done) = self.beside.try_next() {
+                self.came_of(done);
+            }
             self.answer_late_calls();
             self.steer().await;
             self.answer_asked().await;
@@ -188,6 +194,7 @@ impl Driver {
                 () = &mut drained => break,
                 () = tokio::time::sleep(pause) => {}
                 () = self.moves.next() => {}
+                Some(done) = self.beside.next() => self.came_of(done),
                 () = tokio::time::sleep(LINGER), if idle => {
                     if self.retire() {
                         return;
@@ -240,7 +247,7 @@ impl Driver {
         let mut pause = self.paused_for().unwrap_or(LONGEST).min(LONGEST);
         let wanted = self.has_demand();
         for lane in &mut self.lanes {
-            if let Some(left) = lane.copies_rest_ms() {
+            if let Some(left) = lane.copies.rest_ms() {
                 pause = pause.min(Duration::from_millis(left));
             }
             if let Some(left) = lane.pause_left_ms() {
@@ -311,6 +318,7 @@ impl Driver {
             || !self.calls.is_empty()
             || !self.settling.is_empty()
             || !self.asked.is_empty()
+            || !self.beside.is_empty()
         {
             self.attendance = None;
             return false;

@@ -2,22 +2,15 @@
 //!
 //! Whatever looks at the schedule follows all events before, under the lock of the state.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
-use aqueduct_proto::record::Record;
 use tokio::sync::Notify;
 
-use super::{attributes::attributes_of, deaths::Copier};
+use super::{attributes::attributes_of, deaths::Copies, reading::Reader};
 use crate::{
     clock,
     error::Refusal,
-    lanes::{decode_from, detached, record_bytes},
-    limits::READ_CHUNK_BYTES,
-    partition::{Cursor, Partition},
+    partition::Partition,
     queue::{
         events::Event,
         known::Attributes,
@@ -33,8 +26,6 @@ const PAUSE_MS: u64 = 200;
 /// By how much the wall clock may go back, as it does when it is adjusted, without another look
 /// at what it had made due.
 const STEP_MS: i64 = 1_000;
-/// Messages of a run that are copied out of their batch, if there are no more.
-const FEW: u64 = 16;
 /// How long nothing is leased after the disk was full.
 const LEASES_REST_MS: u64 = 2_000;
 
@@ -44,13 +35,11 @@ pub(super) struct Lane {
     pub(super) partition: Partition,
     group_id: u64,
     schedule: Option<Schedule>,
-    cursor: Cursor,
+    pub(super) reader: Reader,
     pub(super) bucket: Bucket,
     /// Consumers that are gone, whose leases are not ended yet, and whether in order.
     pub(super) gone: Vec<(u64, bool)>,
-    pub(super) copier: Copier,
-    /// Dead letters with numbers up to this have a copy.
-    pub(super) copied_to: u64,
+    pub(super) copies: Copies,
     paused_until: u64,
     /// The disk was full: verdicts still have room, leases rest until then.
     leases_rest_until: u64,
@@ -66,18 +55,17 @@ impl Lane {
         partition
             .shared()
             .with_queues(|queues| queues.watch(group_id));
-        let cursor = partition.cursor(0);
-        cursor.register(wake);
+        let reader = Reader::new(&partition);
+        reader.register(wake);
         Lane {
             number,
             partition,
             group_id,
             schedule: None,
-            cursor,
+            reader,
             bucket: Bucket::default(),
             gone: Vec::new(),
-            copier: Copier::default(),
-            copied_to: 0,
+            copies: Copies::default(),
             paused_until: 0,
             leases_rest_until: 0,
         }
@@ -89,7 +77,7 @@ impl Lane {
         self.partition
             .shared()
             .with_queues(|queues| queues.unwatch(id));
-        self.cursor.unregister(wake);
+        self.reader.unregister(wake);
     }
 
     /// A changed policy needs another schedule.
@@ -191,7 +179,7 @@ impl Lane {
             Some((wanted, None)) => return Ok(!wanted.is_empty()),
             None => return Ok(false),
         };
-        let (records, to) = match self.read_chunk(gap.start..wanted.end).await {
+        let (records, to) = match self.reader.read_chunk(gap.start..wanted.end).await {
             Ok(Some(read)) => read,
             // Retention was quicker: it will be told as an event.
             Ok(None) | Err(Refusal::OffsetOutOfRange { .. }) => return Ok(false),
@@ -223,107 +211,4 @@ impl Lane {
         });
         Ok(true)
     }
-
-    /// A piece from the beginning of this range, and where it ends.
-    async fn read_chunk(
-        &mut self,
-        range: Range<u64>,
-    ) -> Result<Option<(Vec<Record>, u64)>, Refusal> {
-        let read = self.read_from(range.clone()).await?;
-        Ok(read.map(|(mut records, to)| {
-            records.retain(|record| record.offset < range.end);
-            (records, to.min(range.end))
-        }))
-    }
-
-    /// The same, to the end of the batches that were read for it, as far as memory allows.
-    async fn read_from(
-        &mut self,
-        range: Range<u64>,
-    ) -> Result<Option<(Vec<Record>, u64)>, Refusal> {
-        self.cursor.go_to(range.start);
-        let chunk = self.cursor.read(Some(range.end), READ_CHUNK_BYTES).await?;
-        let Some(chunk) = chunk else { return Ok(None) };
-        let to = chunk.next;
-        let records = decode_from(chunk.batches, range.start).await;
-        let records = records.map_err(|why| Refusal::Damaged {
-            partition: self.number,
-            offset: range.start,
-            file: String::new(),
-            position: 0,
-            why,
-        })?;
-        // Offsets have no holes: what was not decoded follows the last record.
-        let to = records.last().map_or(to, |last| last.offset + 1);
-        Ok(Some((records, to)))
-    }
-
-    /// Reads messages of these runs until `bytes` are reached, at least one.
-    pub(super) async fn read_runs(&mut self, runs: &[Range<u64>], bytes: u64) -> Read {
-        let (mut read, mut taken) = (Read::default(), 0);
-        // Runs are often neighbours in a batch, which is decoded once for all of them.
-        let mut window = Window::default();
-        for run in runs {
-            let mut at = run.start;
-            while at < run.end {
-                if !read.records.is_empty() && taken >= bytes {
-                    read.back.push(at..run.end);
-                    break;
-                }
-                if window.get(at).is_none() {
-                    window = match self.read_from(at..run.end).await {
-                        Ok(Some((records, _))) => Window(records),
-                        Err(Refusal::Damaged { .. }) => Window::default(),
-                        // Not now; or retention was quicker, which an event will tell.
-                        Ok(None) | Err(_) => {
-                            self.pause();
-                            read.back.push(at..run.end);
-                            break;
-                        }
-                    };
-                }
-                match window.get(at) {
-                    Some(record) => {
-                        taken += record_bytes(record);
-                        // A few of a batch must not keep the whole of it in memory.
-                        let few = run.end - run.start < FEW;
-                        let record = record.clone();
-                        let record = if few { detached(record) } else { record };
-                        read.records.insert(at, record);
-                    }
-                    None => read.unreadable.push(at),
-                }
-                at += 1;
-            }
-        }
-        read
-    }
-
-    /// The message at an offset, if it can be read.
-    pub(super) async fn read_one(&mut self, offset: u64) -> Option<Record> {
-        let read = self.read_chunk(offset..offset + 1).await.ok()??;
-        read.0.into_iter().find(|record| record.offset == offset)
-    }
-}
-
-/// Messages that were decoded together, without holes.
-#[derive(Default)]
-struct Window(Vec<Record>);
-
-impl Window {
-    fn get(&self, offset: u64) -> Option<&Record> {
-        let first = self.0.first()?.offset;
-        let place = usize::try_from(offset.checked_sub(first)?).ok()?;
-        self.0.get(place).filter(|record| record.offset == offset)
-    }
-}
-
-/// What came of reading some messages.
-#[derive(Default)]
-pub(super) struct Read {
-    pub(super) records: BTreeMap<u64, Record>,
-    /// What the disk does not give back.
-    pub(super) unreadable: Vec<u64>,
-    /// Not read: too much, or not now.
-    pub(super) back: Vec<Range<u64>>,
 }

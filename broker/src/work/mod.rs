@@ -13,6 +13,8 @@
 //! - [`delays`]: messages that wait, by id
 //! - [`attend`]: what leaves without being handed out, also while nobody works
 //! - [`deaths`]: copies of dead letters to their topic, exactly once
+//! - [`beside`]: what a round starts and does not wait for
+//! - [`reading`]: messages out of the log; [`rest`]: pauses after errors
 //!
 //! Promised: a message is delivered after its lease is durable and not before; what the driver
 //! loses (it may end at any time) is nothing that the log does not know. All commands of a group
@@ -21,6 +23,7 @@
 
 pub(crate) mod attend;
 mod attributes;
+mod beside;
 mod choose;
 mod deaths;
 mod delays;
@@ -29,9 +32,13 @@ pub(crate) mod face;
 mod lane;
 mod outcome;
 mod plan;
+mod reading;
+mod rest;
 mod round;
 pub(crate) mod seeing;
 mod steer;
+#[cfg(test)]
+mod trial;
 mod verdicts;
 
 use std::{

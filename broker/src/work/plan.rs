@@ -126,7 +126,7 @@ pub(super) fn plan(lane: &mut Lane, group: &Group, policy: &Policy, docket: Dock
     } = docket;
     let now_ms = now.steady_ms;
     let is_blind = lane.judges_blindly(policy);
-    let copied_to = lane.copied_to;
+    let copied_to = lane.copies.done_to;
     let mut left = lane.gone.clone();
     let planned = lane.with(policy, |state, schedule| {
         let mut plan = Plan::default();

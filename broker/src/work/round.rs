@@ -77,7 +77,8 @@ impl Driver {
         }
         self.deliver(now, waiting.demands);
         self.turn = self.turn.wrapping_add(1);
-        more | self.copy_dead().await
+        self.copy_dead();
+        more
     }
 
     /// One entry for each partition that has something to log.
@@ -228,27 +229,6 @@ impl Driver {
         self.services
             .stats
             .sent(&self.live.traffic, messages, bytes);
-    }
-
-    async fn copy_dead(&mut self) -> bool {
-        let (mut more, now) = (false, self.now());
-        for lane in &mut self.lanes {
-            if lane.copies_rest_ms().is_some() {
-                continue;
-            }
-            let copied = lane
-                .copy_dead(&self.services, &self.group, &self.policy, now)
-                .await;
-            match copied {
-                Ok(copied) => more |= copied,
-                Err(refusal) => {
-                    tracing::warn!(group = self.group.name, partition = lane.number, %refusal,
-                        "dead letters wait for their copies");
-                    lane.rest_copies();
-                }
-            }
-        }
-        more
     }
 }
 
