@@ -163,6 +163,7 @@ const PURE: &[&str] = &[
     "broker/src/queue/events.rs",
     "broker/src/queue/filter.rs",
     "broker/src/queue/following.rs",
+    "broker/src/queue/history.rs",
     "broker/src/queue/keys.rs",
     "broker/src/queue/known.rs",
     "broker/src/queue/levels.rs",

@@ -105,6 +105,13 @@ pub const MAX_SETTLEMENTS: usize = 10_000;
 pub const MAX_PARKED_KEYS: usize = 100_000;
 /// Length of a failure's text that is kept, bytes; the rest is cut off.
 pub const MAX_FAILURE_BYTES: usize = 256;
+/// Failed attempts of a message of which a queue keeps the end: the latest ones.
+pub const MAX_HISTORY_ATTEMPTS: usize = 8;
+/// Length of a failure's text in the history of attempts, bytes; the rest is cut off.
+pub const MAX_HISTORY_ERROR_BYTES: usize = 64;
+/// Bytes of the histories of attempts of one queue group and partition; beyond, none begins, and
+/// those that are there do not grow.
+pub const MAX_HISTORY_BYTES: usize = 4 << 20;
 /// Dead letters that one request may name.
 pub const MAX_DEAD_LETTER_IDS: usize = 1_000;
 /// Headers that a redrive may set, and that it may remove.

@@ -17,6 +17,7 @@ impl State {
     pub(super) fn die(&mut self, offset: u64, record: &Record, reason: Reason, discard: bool) {
         self.counters.dead[reason as usize] += 1;
         let error = self.errors.remove(&offset);
+        let history = self.histories.take(offset);
         if discard {
             self.counters.discarded += 1;
             return;
@@ -34,6 +35,9 @@ impl State {
         self.dead.insert(number, dead.into());
         if let Some(error) = error {
             self.dead_errors.insert(number, error);
+        }
+        if let Some(history) = history {
+            self.histories.bury(number, history);
         }
     }
 

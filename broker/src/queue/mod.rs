@@ -15,7 +15,7 @@
 //! - [`state`], with verdicts, dropping, the saved form and the [`view`] of it apart.
 //! - [`schedule`], with keys, [`levels`] of priority and what it follows apart.
 //! - [`policy`], its [`fields`], [`filter`], [`rate`]: rules without memory, or nearly.
-//! - [`settled`], [`offsets`], [`pages`], [`record`]: small forms of large sets.
+//! - [`settled`], [`offsets`], [`pages`], [`record`], [`history`]: small forms of large sets.
 //!
 //! Nothing here knows a clock, chance, I/O, tasks, payloads or the network: time and jitter are
 //! arguments. Same entries, same state.
@@ -26,6 +26,7 @@ pub(crate) mod events;
 pub(crate) mod fields;
 pub(crate) mod filter;
 mod following;
+pub(crate) mod history;
 mod keys;
 pub(crate) mod known;
 pub(crate) mod levels;

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use super::command::{Action, Delay, DropReason, Kind, Reason, Status, Verdicts};
+use super::{
+    command::{Action, Delay, DropReason, Kind, Reason, Status, Verdicts},
+    history::End,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Is {
@@ -23,6 +26,8 @@ pub(super) struct Message {
     pub(super) hand_outs: u32,
     pub(super) first_failure_ms: i64,
     pub(super) error: String,
+    /// Every failed attempt: how it ended, hand-out, consumer, when, text.
+    pub(super) attempts: Vec<(End, u32, u64, i64, String)>,
 }
 
 const FRESH: Message = Message {
@@ -31,6 +36,7 @@ const FRESH: Message = Message {
     hand_outs: 0,
     first_failure_ms: 0,
     error: String::new(),
+    attempts: Vec::new(),
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,7 +232,15 @@ impl Model {
             }
             self.expired += 1;
         }
-        let fail = |message: &mut Message| {
+        let fail = |message: &mut Message, end: End, error: &str| {
+            let end = match kind {
+                Kind::Expire(_) => End::Expired,
+                Kind::Gone(_) => End::Lost,
+                _ => end,
+            };
+            let (hand_out, error) = (message.hand_outs, error.to_owned());
+            let attempt = (end, hand_out, consumer, self.now_ms, error);
+            message.attempts.push(attempt);
             message.failed += 1;
             if message.first_failure_ms == 0 {
                 message.first_failure_ms = self.now_ms;
@@ -238,7 +252,7 @@ impl Model {
                 message.is = Is::Settled;
             }
             Action::Retry(retry) => {
-                fail(message);
+                fail(message, End::Retry, &retry.error);
                 if !retry.error.is_empty() {
                     message.error.clone_from(&retry.error);
                 }
@@ -250,7 +264,11 @@ impl Model {
             }
             Action::Dead(death) => {
                 if !death.uncounted {
-                    fail(message);
+                    let end = match death.reason() {
+                        Reason::Rejected => End::Rejected,
+                        _ => End::Retry,
+                    };
+                    fail(message, end, &death.error);
                 }
                 if !death.error.is_empty() {
                     message.error.clone_from(&death.error);

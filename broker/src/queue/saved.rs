@@ -1,4 +1,4 @@
-//! The saved form of a queue's state, version 1. Pure.
+//! The saved form of a queue's state, version 2. Pure.
 //!
 //! | field | form |
 //! |---|---|
@@ -12,6 +12,8 @@
 //! | error texts of open messages | count, then (offset, length, text) each |
 //! | dead letters | each as below; numbers and count follow from the header |
 //! | error texts of dead letters | count, then (number, length, text) each |
+//! | histories of open messages | count, then (offset, length, bytes as in [`super::history`]) each; not in version 1 |
+//! | histories of dead letters | count, then (number, length, bytes) each; not in version 1 |
 //!
 //! Offsets and numbers are differences to the one before; times and leases too, in zigzag. An
 //! open message begins with a byte of flags (below) that leaves out what is as expected, so
@@ -26,6 +28,7 @@ use prost::encoding::{decode_varint, encode_varint};
 
 use super::{
     command::{REASONS, Reason},
+    history::Histories,
     offsets::Offsets,
     pages::Pages,
     record::{Dead, Lease, MAX_TIME_MS, PackedDead, PackedRecord, Phase, Record},
@@ -34,7 +37,9 @@ use super::{
 };
 use crate::limits::{MAX_FAILURE_BYTES, MAX_PARKED_KEYS};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The oldest that is read.
+const OLDEST_VERSION: u8 = 1;
 /// No count or number that begins at nothing comes near it; so what is loaded can still grow.
 const MAX_NUMBER: u64 = 1 << 62;
 const COUNTERS: usize = 10 + REASONS;
@@ -83,6 +88,17 @@ fn put_texts(out: &mut Vec<u8>, texts: &BTreeMap<u64, Box<str>>) {
     for (key, text) in texts {
         put(out, key - before);
         put_text(out, text);
+        before = *key;
+    }
+}
+
+fn put_histories(out: &mut Vec<u8>, histories: &BTreeMap<u64, Box<[u8]>>) {
+    put(out, histories.len() as u64);
+    let mut before = 0;
+    for (key, history) in histories {
+        put(out, key - before);
+        put(out, history.len() as u64);
+        out.extend_from_slice(history);
         before = *key;
     }
 }
@@ -147,6 +163,20 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(texts)
+    }
+
+    fn histories(&mut self) -> Result<BTreeMap<u64, Box<[u8]>>, Damaged> {
+        const WHAT: &str = "histories";
+        let (mut histories, mut key) = (BTreeMap::new(), 0);
+        for _ in 0..self.number(WHAT)? {
+            key = self.after(key, WHAT)?;
+            let len = self.number(WHAT)?;
+            let history = self.bytes(len, WHAT)?;
+            if histories.insert(key, history.into()).is_some() {
+                return Err(Damaged(WHAT));
+            }
+        }
+        Ok(histories)
     }
 }
 
@@ -372,6 +402,9 @@ impl State {
             put_dead(&mut out, &mut before, &dead);
         }
         put_texts(&mut out, &self.dead_errors);
+        for histories in self.histories.saved() {
+            put_histories(&mut out, histories);
+        }
         out
     }
 
@@ -381,7 +414,8 @@ impl State {
     /// If the bytes are not a saved state.
     pub(crate) fn load(bytes: &[u8]) -> Result<State, Damaged> {
         let mut reader = Reader(bytes);
-        if reader.byte("version")? != VERSION {
+        let version = reader.byte("version")?;
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Err(Damaged("unknown version"));
         }
         let mut state = State {
@@ -417,6 +451,9 @@ impl State {
         state.load_parked(&mut reader)?;
         state.load_open(&mut reader)?;
         state.load_dead(&mut reader)?;
+        if version > 1 {
+            state.load_histories(&mut reader)?;
+        }
         reader
             .0
             .is_empty()
@@ -475,6 +512,15 @@ impl State {
         }
         let errors = reader.texts("error texts", |number| dead.get(number).is_some())?;
         (self.dead, self.dead_errors) = (dead, errors);
+        Ok(())
+    }
+
+    fn load_histories(&mut self, reader: &mut Reader) -> Result<(), Damaged> {
+        let saved = [reader.histories()?, reader.histories()?];
+        let open = |offset| Some(Record::from(self.open.get(offset)?).failed);
+        let dead = |number| Some(Dead::from(self.dead.get(number)?).failed);
+        let histories = Histories::restore(saved, [&open, &dead]);
+        self.histories = histories.ok_or(Damaged("histories"))?;
         Ok(())
     }
 }

@@ -31,6 +31,7 @@ use std::{
 use super::{
     command::{Batch, Grant, Kind, REASONS, Replies, Reply, Status},
     events::Event,
+    history::Histories,
     offsets::Offsets,
     pages::Pages,
     record::{Lease, PackedDead, PackedRecord, Phase, Record},
@@ -97,6 +98,8 @@ pub(crate) struct State {
     pub(super) open: Pages<PackedRecord>,
     /// Last error texts of open messages.
     pub(super) errors: BTreeMap<u64, Box<str>>,
+    /// Failed attempts of open messages and of `dead`.
+    pub(super) histories: Histories,
     /// Dead letters whose copies are not written, by number: all from `dead_written + 1` to
     /// `next_dead - 1`.
     pub(super) dead: Pages<PackedDead>,
@@ -122,6 +125,7 @@ impl Default for State {
             next_lease: 1,
             open: Pages::default(),
             errors: BTreeMap::new(),
+            histories: Histories::default(),
             dead: Pages::default(),
             dead_errors: BTreeMap::new(),
             next_dead: 1,
@@ -246,6 +250,7 @@ impl State {
         self.settled = Settled::new(self.start);
         self.open = Pages::default();
         self.errors.clear();
+        self.histories.start_over();
         self.parked.clear();
         self.leased = Offsets::default();
     }
@@ -258,6 +263,7 @@ impl State {
             self.counters.trimmed += (lost.end - lost.start) - self.settled.count(lost.clone());
             self.open.remove_range(lost.clone());
             self.errors = self.errors.split_off(&log_start);
+            self.histories.settle_below(log_start);
             self.leased.remove_range(lost.clone());
             self.settled.insert(lost);
             events.push(Event::Trimmed { to: log_start });
@@ -272,6 +278,7 @@ impl State {
         if up_to > self.dead_written {
             self.dead.remove_range(self.dead_written + 1..up_to + 1);
             self.dead_errors = self.dead_errors.split_off(&(up_to + 1));
+            self.histories.forget_dead(up_to);
             self.dead_written = up_to;
         }
         Reply::of(Status::Done)

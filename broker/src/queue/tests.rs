@@ -5,6 +5,8 @@
     reason = "a list of one run is meant"
 )]
 
+mod histories;
+
 use super::{
     command::{
         Action, Batch, Command, Death, Delay, DropReason, Dropping, Grant, Kind, Reason, Replies,

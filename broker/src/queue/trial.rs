@@ -65,6 +65,10 @@ impl World {
             lease_ms: 1_000,
             ..Policy::default()
         };
+        // In some of them histories get longer than what is kept of them.
+        if policy.max_hand_outs == 8 {
+            (policy.max_attempts, policy.max_hand_outs) = (12, 30);
+        }
         policy.backoff.initial_ms = 100;
         policy.order = [Order::None, Order::PerKey][random.random_range(0..2)];
         policy.on_key_failure = [
@@ -287,7 +291,8 @@ impl World {
     }
 
     fn action(&mut self, offset: u64, outcome: Outcome, uncounted: bool) -> Action {
-        let error = ["", "", "out of stock", "é"][self.below(4) as usize].to_owned();
+        let long = "é".repeat(40);
+        let error = ["", "", "out of stock", &long][self.below(4) as usize].to_owned();
         match outcome {
             Outcome::Retry { at_ms } => Action::Retry(Retry { at_ms, error }),
             Outcome::Ready => Action::Release(true),

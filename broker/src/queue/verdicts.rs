@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::{
     command::{Action, Death, Reason, Reply, Retry, Status, Verdict, Verdicts},
     events::Event,
+    history::{Attempt, End},
     pages::Visit,
     record::{Phase, Record},
     spans::Spans,
@@ -83,6 +84,24 @@ fn change(record: &mut Record, action: &Action, now_ms: i64) -> Visit {
     Visit::Keep
 }
 
+/// How the attempts end of which this verdict says that they failed, and with which text.
+fn failure(rule: Rule, action: &Action) -> Option<(End, &str)> {
+    let (is_rejected, error) = match action {
+        Action::Retry(retry) => (false, &retry.error),
+        Action::Dead(death) if !death.uncounted => {
+            (death.reason() == Reason::Rejected, &death.error)
+        }
+        Action::Ack(_) | Action::Release(_) | Action::Extend(_) | Action::Dead(_) => return None,
+    };
+    let end = match rule {
+        Rule::Settle if is_rejected => End::Rejected,
+        Rule::Settle => End::Retry,
+        Rule::Expire => End::Expired,
+        Rule::Gone => End::Lost,
+    };
+    Some((end, error))
+}
+
 /// The messages of a verdict that were judged, in runs, and the last records of those that died.
 #[derive(Default)]
 struct Made {
@@ -152,7 +171,11 @@ impl State {
         let range = verdict.range();
         let mut made = Made::default();
         let mut next = range.start;
-        self.open.visit(range.clone(), |offset, packed| {
+        let failure = failure(claim.rule, action);
+        let State {
+            open, histories, ..
+        } = self;
+        open.visit(range.clone(), |offset, packed| {
             spans.push(next..offset, Status::LeaseLost);
             next = offset + 1;
             let mut record = Record::from(*packed);
@@ -163,7 +186,19 @@ impl State {
                 return Visit::Keep;
             }
             made.add(offset);
+            let holder = record.lease().map_or(0, |lease| lease.consumer);
             let visit = change(&mut record, action, claim.now_ms);
+            if let Some((end, error)) = failure {
+                let attempt = Attempt {
+                    number: record.failed,
+                    hand_out: record.hand_outs,
+                    consumer: holder,
+                    ended_ms: claim.now_ms,
+                    end,
+                    error,
+                };
+                histories.add(offset, &attempt);
+            }
             if matches!(action, Action::Dead(_)) {
                 made.dead.push((offset, record));
             }
@@ -239,6 +274,7 @@ impl State {
         while let Some((&offset, _)) = self.errors.range(run.clone()).next() {
             self.errors.remove(&offset);
         }
+        self.histories.settle(run.clone());
         self.settled.insert(run);
     }
 

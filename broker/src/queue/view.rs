@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, ops::Range};
 
 use super::{
+    history::{Attempt, attempts},
     record::{Dead, Lease, Phase, Record},
     state::{Counters, State},
 };
@@ -107,6 +108,11 @@ impl State {
         self.errors.get(&offset).map(AsRef::as_ref)
     }
 
+    /// The latest failed attempts of an open message, as many as are kept, the oldest first.
+    pub(crate) fn history(&self, offset: u64) -> impl Iterator<Item = Attempt<'_>> {
+        attempts(self.histories.of_open(offset))
+    }
+
     /// The first run of unfinished offsets at or after `from` and below `end`: what a scan of
     /// the log has to look at.
     pub(crate) fn next_unfinished(&self, from: u64, end: u64) -> Option<Range<u64>> {
@@ -168,6 +174,11 @@ impl State {
     /// The text of the last failure of a dead letter.
     pub(crate) fn dead_error(&self, number: u64) -> Option<&str> {
         self.dead_errors.get(&number).map(AsRef::as_ref)
+    }
+
+    /// The latest failed attempts of a dead letter, as many as are kept, the oldest first.
+    pub(crate) fn dead_history(&self, number: u64) -> impl Iterator<Item = Attempt<'_>> {
+        attempts(self.histories.of_dead(number))
     }
 
     /// The number of the last dead letter whose copy is written.
@@ -250,6 +261,7 @@ impl State {
             + self.open.bytes()
             + self.dead.bytes()
             + texts
+            + self.histories.bytes()
             + self.parked.len() * 16
     }
 }

@@ -8,7 +8,8 @@ use crate::{
     metadata::groups::{Group, StartAt},
     partition::{Partition, Place, Shared},
     queue::{
-        record::{Phase, Record},
+        history::PastAttempt,
+        record::{Dead, Phase, Record},
         state::{Counters, State},
         time::Now,
         view::{Counts, Held, Standing, Tally},
@@ -58,6 +59,8 @@ pub(crate) struct StandingWith {
     pub(crate) first_failure_ms: i64,
     pub(crate) last_error: String,
     pub(crate) lease: Option<HeldBy>,
+    /// The latest failed attempts, the oldest first.
+    pub(crate) history: Vec<PastAttempt>,
 }
 
 /// One of the five states.
@@ -187,6 +190,7 @@ impl Services {
             first_failure_ms: 0,
             last_error: String::new(),
             lease: None,
+            history: Vec::new(),
             group,
         };
         let group = &standing.group;
@@ -204,8 +208,10 @@ impl Services {
         let found = shared.with_queues(|queues| {
             let state = queues.get(group.id)?;
             let error = state.last_error(offset).unwrap_or_default().to_owned();
-            Some((state.standing(offset), is_dying(state, offset), error))
+            standing.history = state.history(offset).map(|it| it.told(now)).collect();
+            Some((state.standing(offset), Dying::find(state, offset, now), error))
         });
+        let group = &standing.group;
         let fresh = match delay_ms.filter(|at_ms| *at_ms > now.wall_ms) {
             Some(until_ms) => PlaceOf::Delayed { until_ms },
             None => PlaceOf::Ready,
@@ -213,8 +219,8 @@ impl Services {
         match found {
             None if offset < beginning(group, shared) => standing.place = PlaceOf::Done,
             None | Some((Standing::Fresh, ..)) => standing.place = fresh,
-            Some((Standing::Settled, true, _)) => standing.place = PlaceOf::Dead,
-            Some((Standing::Settled, false, _)) => standing.place = PlaceOf::Done,
+            Some((Standing::Settled, Some(dying), _)) => standing.die(dying),
+            Some((Standing::Settled, None, _)) => standing.place = PlaceOf::Done,
             Some((Standing::Open(record), _, error)) => {
                 let holder = |consumer| {
                     let face = self.work.face(standing.group.id);
@@ -246,11 +252,36 @@ impl StandingWith {
         };
         self.lease = lease;
     }
+
+    fn die(&mut self, dying: Dying) {
+        self.place = PlaceOf::Dead;
+        self.failed = dying.dead.failed;
+        self.hand_outs = dying.dead.hand_outs;
+        self.first_failure_ms = dying.dead.first_failure_ms;
+        self.last_error = dying.error;
+        self.history = dying.history;
+    }
 }
 
-/// It is a dead letter whose copy is not written.
-fn is_dying(state: &State, offset: u64) -> bool {
-    state.dead_letters(0).any(|(_, dead)| dead.offset == offset)
+/// A dead letter whose copy is not written.
+struct Dying {
+    dead: Dead,
+    error: String,
+    history: Vec<PastAttempt>,
+}
+
+impl Dying {
+    fn find(state: &State, offset: u64, now: Now) -> Option<Dying> {
+        // After a seek a message may die twice: then the last time counts.
+        let all = state.dead_letters(0);
+        let (number, dead) = all.filter(|(_, dead)| dead.offset == offset).last()?;
+        let history = state.dead_history(number);
+        Some(Dying {
+            dead,
+            error: state.dead_error(number).unwrap_or_default().to_owned(),
+            history: history.map(|it| it.told(now)).collect(),
+        })
+    }
 }
 
 fn held_by(

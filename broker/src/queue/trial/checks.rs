@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     super::{
         command::{Action, Kind, Verdict, Verdicts},
+        history::Attempt,
         levels::DEFAULT_PRIORITY,
         model::{Is, Message},
         policy::{OnKeyFailure, Order, Priorities},
@@ -13,6 +14,30 @@ use super::{
     },
     World,
 };
+
+/// The last eight attempts, with the first 64 bytes of their texts.
+fn check_history<'a>(known: impl Iterator<Item = Attempt<'a>>, message: &Message) {
+    let known = known.map(|it| {
+        let Attempt { number, end, .. } = it;
+        (
+            number,
+            (
+                end,
+                it.hand_out,
+                it.consumer,
+                it.ended_ms,
+                it.error.to_owned(),
+            ),
+        )
+    });
+    let all = (1..).zip(message.attempts.iter().cloned());
+    let last = all.skip(message.attempts.len().saturating_sub(8));
+    let cut = last.map(|(number, (end, hand_out, consumer, ended_ms, error))| {
+        let error = error.chars().take(32).collect::<String>();
+        (number, (end, hand_out, consumer, ended_ms, error))
+    });
+    assert_eq!(known.collect::<Vec<_>>(), cut.collect::<Vec<_>>());
+}
 
 impl World {
     fn priority(&self, offset: u64) -> u8 {
@@ -200,6 +225,7 @@ impl World {
             );
             assert_eq!(known, expected, "{offset}");
             assert_eq!(state.last_error(offset).unwrap_or_default(), message.error);
+            check_history(state.history(offset), message);
             if matches!(is, Is::Leased(..)) {
                 leased += 1;
                 if offset < self.schedule.scanned_to {
@@ -243,6 +269,7 @@ impl World {
                 (message.failed, message.hand_outs)
             );
             assert_eq!(dead.first_failure_ms, message.first_failure_ms);
+            check_history(self.state.dead_history(number), message);
             assert_eq!(
                 self.state.dead_error(number).unwrap_or_default(),
                 message.error
