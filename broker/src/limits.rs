@@ -111,7 +111,7 @@ pub const MAX_HISTORY_ATTEMPTS: usize = 8;
 pub const MAX_HISTORY_ERROR_BYTES: usize = 64;
 /// Bytes of the histories of attempts of one queue group and partition; beyond, none begins, and
 /// those that are there do not grow.
-pub const MAX_HISTORY_BYTES: usize = 4 << 20;
+pub const MAX_HISTORY_BYTES: usize = 2 << 20;
 /// Dead letters that one request may name.
 pub const MAX_DEAD_LETTER_IDS: usize = 1_000;
 /// Headers that a redrive may set, and that it may remove.

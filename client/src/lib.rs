@@ -44,6 +44,7 @@ mod stats;
 mod topics;
 mod worker;
 
+mod attempts;
 mod backoff;
 mod batches;
 mod connection;
@@ -53,6 +54,7 @@ mod times;
 
 pub use aqueduct_proto::compression::Compression;
 
+pub use attempts::{AttemptEnd, FailedAttempt};
 pub use client::{Client, ClientBuilder};
 pub use connection::DEFAULT_SERVER;
 pub use consumer::{Chunk, CommitMode, GroupConsumer, GroupConsumerBuilder, GroupEvent, Received};

@@ -12,16 +12,18 @@
 //! | `source_partition`, `source_offset`  | where the message lay                          |
 //! | `number`                             | counted from 1 for each source partition       |
 //! | `died`, `first_failure`, `published` | milliseconds since 1970; null = not known      |
+//! | `history`                            | failed attempts: the latest, the oldest first  |
 //!
 //! `topic` is the topic that the message comes from.
 
 use std::io;
 
-use aqueduct_client::{DeadLetter, DeadLettersProgress};
+use aqueduct_client::{DeadLetter, DeadLettersProgress, FailedAttempt};
 use serde_json::{Map, Value, json};
 
 use super::{
     output::{self, Format},
+    queue_output::history_text,
     records,
     values::show_time,
 };
@@ -105,7 +107,7 @@ fn write_row(buffer: &mut Vec<u8>, letter: &DeadLetter) {
     );
 }
 
-fn plain(c: char) -> char {
+pub(super) fn plain(c: char) -> char {
     if c.is_control() { '\u{b7}' } else { c }
 }
 
@@ -131,6 +133,9 @@ fn write_page(buffer: &mut Vec<u8>, letter: &DeadLetter) {
     line("error", error.as_bytes());
     line("attempts", letter.attempts.to_string().as_bytes());
     line("hand-outs", letter.hand_outs.to_string().as_bytes());
+    for attempt in history_text(&letter.history, letter.attempts) {
+        line("  attempt", attempt.as_bytes());
+    }
     line("published", time(letter.published_ms).as_bytes());
     line("first failure", time(letter.first_failure_ms).as_bytes());
     line("died", time(Some(letter.death_ms)).as_bytes());
@@ -147,6 +152,17 @@ fn write_json(buffer: &mut Vec<u8>, letter: &DeadLetter) {
     records::write_json(buffer, &letter.source_topic, &letter.record);
     // The object goes on.
     buffer.pop();
+    let attempt = |it: &FailedAttempt| {
+        json!({
+            "attempt": it.attempt,
+            "hand_out": it.hand_out,
+            "end": it.end.name(),
+            "ended": it.end_ms,
+            "consumer": it.consumer.to_string(),
+            "error": it.error,
+        })
+    };
+    let history: Vec<Value> = letter.history.iter().map(attempt).collect();
     let fields = [
         ("group", json!(letter.group)),
         ("reason", json!(letter.reason.name())),
@@ -159,6 +175,7 @@ fn write_json(buffer: &mut Vec<u8>, letter: &DeadLetter) {
         ("died", json!(letter.death_ms)),
         ("first_failure", json!(letter.first_failure_ms)),
         ("published", json!(letter.published_ms)),
+        ("history", Value::from(history)),
     ];
     for (name, value) in fields {
         buffer.extend_from_slice(format!(",\"{name}\":{value}").as_bytes());

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     ClientArgs, output,
-    queue_output::{standing_json, standing_text},
+    queue_output::{history_text, standing_json, standing_text},
     records,
     values::{self, show_time},
 };
@@ -92,6 +92,9 @@ fn write_page(buffer: &mut Vec<u8>, topic: &str, record: &Record, standings: &[S
     }
     for standing in standings {
         line("group", standing_text(standing).as_bytes());
+        for attempt in history_text(&standing.history, standing.failed_attempts) {
+            line("  attempt", attempt.as_bytes());
+        }
     }
     line("value", record.value.as_deref().unwrap_or(b"(none)"));
 }

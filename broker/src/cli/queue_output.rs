@@ -3,12 +3,13 @@
 use std::io;
 
 use aqueduct_client::{
-    InFlight, MessageCounts, MessageState, OnKeyFailure, QueueDescription, QueueOrder, QueuePolicy,
-    QueuePriorities, Standing,
+    FailedAttempt, InFlight, MessageCounts, MessageState, OnKeyFailure, QueueDescription,
+    QueueOrder, QueuePolicy, QueuePriorities, Standing,
 };
 use serde_json::{Map, Value, json};
 
 use super::{
+    dead_letters_output::plain,
     group_output::show_seconds,
     group_queue::show_condition,
     output::{self, Format},
@@ -296,7 +297,48 @@ pub(super) fn standing_json(standing: &Standing) -> Value {
         "last_error": standing.last_error,
         "ready_time": standing.ready_ms.map(show_time),
         "lease": standing.lease.as_ref().map(in_flight_json),
+        "history": history_json(&standing.history),
     })
+}
+
+/// Failed attempts, as JSON; times as texts.
+fn history_json(history: &[FailedAttempt]) -> Vec<Value> {
+    let attempt = |it: &FailedAttempt| {
+        json!({
+            "attempt": it.attempt,
+            "hand_out": it.hand_out,
+            "end": it.end.name(),
+            "end_time": show_time(it.end_ms),
+            "consumer": it.consumer.to_string(),
+            "error": it.error,
+        })
+    };
+    history.iter().map(attempt).collect()
+}
+
+/// The same for people, a line each; `failed` is how many there were.
+pub(super) fn history_text(history: &[FailedAttempt], failed: u32) -> Vec<String> {
+    let mut lines = Vec::new();
+    let missing = (failed as usize).saturating_sub(history.len());
+    if missing > 0 {
+        lines.push(format!("{missing} not kept"));
+    }
+    for it in history {
+        let mut line = format!(
+            "{} {} at {}, consumer {}, hand-out {}",
+            it.attempt,
+            it.end.name(),
+            show_time(it.end_ms),
+            it.consumer,
+            it.hand_out
+        );
+        if !it.error.is_empty() {
+            line.push_str(": ");
+            line.extend(it.error.chars().map(plain));
+        }
+        lines.push(line);
+    }
+    lines
 }
 
 /// The same in a line.

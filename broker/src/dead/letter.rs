@@ -10,7 +10,8 @@ use aqueduct_proto::{
     record::{Header, Record},
 };
 
-use crate::queue::{command::Reason, record::Dead};
+use super::attempts;
+use crate::queue::{command::Reason, history::PastAttempt, record::Dead};
 
 /// Kafka's names begin with this.
 const KAFKA: &str = "__dlq.errors.";
@@ -25,6 +26,7 @@ const OFFSET: &str = "__dlq.errors.offset";
 const GROUP: &str = "__dlq.errors.group";
 const HAND_OUTS: &str = "__dlq.errors.delivery.count";
 const ERROR: &str = "__dlq.errors.message";
+const HISTORY: &str = "aq-dead-attempt-history";
 const REASON: &str = "aq-dead-reason";
 const ATTEMPTS: &str = "aq-dead-attempts";
 const NUMBER: &str = "aq-dead-number";
@@ -43,6 +45,8 @@ pub(crate) struct Death<'a> {
     pub(crate) number: u64,
     pub(crate) dead: Dead,
     pub(crate) error: &'a str,
+    /// The latest failed attempts, the oldest first.
+    pub(crate) history: &'a [PastAttempt],
 }
 
 /// The headers of the copy: the message's own (but for those that would delay or expire the
@@ -70,6 +74,9 @@ pub(crate) fn copy_headers(record: Option<&Record>, death: &Death<'_>) -> Vec<He
     say(TIME, dead.died_ms.to_string());
     if dead.first_failure_ms > 0 {
         say(FIRST_FAILURE, dead.first_failure_ms.to_string());
+    }
+    if !death.history.is_empty() {
+        say(HISTORY, attempts::write(death.history));
     }
     if let Some(record) = record {
         say(PUBLISHED, record.timestamp_ms.to_string());
@@ -125,6 +132,8 @@ pub(crate) struct Letter {
     pub(crate) died_ms: i64,
     /// 0 if it is not known.
     pub(crate) published_ms: i64,
+    /// The latest failed attempts, the oldest first.
+    pub(crate) history: Vec<PastAttempt>,
 }
 
 impl Letter {
@@ -153,6 +162,7 @@ impl Letter {
             first_failure_ms: number(&end, FIRST_FAILURE).unwrap_or(0),
             died_ms: number(&end, TIME).unwrap_or(record.timestamp_ms),
             published_ms: number(&end, PUBLISHED).unwrap_or(0),
+            history: attempts::read(attributes::find(&end, HISTORY).unwrap_or_default()),
             record,
         }
     }
@@ -208,6 +218,7 @@ mod tests {
             number: 9,
             dead,
             error: "no luck",
+            history: &[],
         }
     }
 

@@ -4,6 +4,7 @@
 //! stays there until retention takes it; which of them that is, each partition of the topic keeps
 //! in its own log (`partition::taken`).
 //!
+//! - [`attempts`]: the history of attempts as the text of a header; pure
 //! - [`letter`]: what a copy says of the message's end, and what a redriven message says; pure
 //! - [`selection`]: which of them are meant; pure
 //! - [`browse`]: reading through a partition
@@ -13,6 +14,7 @@
 //! Promised: nothing is leased or changed by looking; one redrive or discard at a time of a topic,
 //! in bounded memory; whoever ends it loses nothing.
 
+mod attempts;
 pub(crate) mod letter;
 pub(crate) mod selection;
 pub(crate) mod task;

@@ -14,7 +14,8 @@ use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
 use super::{
-    queue_policy::decode_condition, reader::encode_record, status::status, topics::encode_time,
+    queue_policy::decode_condition, queue_views::encode_attempt, reader::encode_record,
+    status::status, topics::encode_time,
 };
 use crate::{
     dead::{
@@ -105,6 +106,7 @@ fn encode_letter(letter: Letter) -> v1::DeadLetter {
         first_failure: time(letter.first_failure_ms),
         death_time: time(letter.died_ms),
         publish_time: time(letter.published_ms),
+        history: letter.history.into_iter().map(encode_attempt).collect(),
         record: Some(encode_record(letter.partition, letter.record)),
     }
 }

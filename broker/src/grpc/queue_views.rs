@@ -1,14 +1,19 @@
 //! What is seen of a queue group, on its way out.
 
 use aqueduct_proto::v1::{
-    self, DescribeQueueResponse, FailedCount, InFlight, MessageCounts, MessageStanding,
-    MessageState, QueuePartition, QueueTotals,
+    self, AttemptEnd, DescribeQueueResponse, FailedAttempt, FailedCount, InFlight, MessageCounts,
+    MessageStanding, MessageState, QueuePartition, QueueTotals,
 };
 
 use super::topics::encode_time;
 use crate::{
     error::Refusal,
-    queue::{command::Reason, state::Counters, view::Counts},
+    queue::{
+        command::Reason,
+        history::{End, PastAttempt},
+        state::Counters,
+        view::Counts,
+    },
     work::seeing::{HeldBy, PlaceOf, QueueView, StandingWith},
 };
 
@@ -104,6 +109,23 @@ pub(super) fn encode_held(held: HeldBy) -> InFlight {
     }
 }
 
+pub(super) fn encode_attempt(attempt: PastAttempt) -> FailedAttempt {
+    let end = match attempt.end {
+        End::Retry => AttemptEnd::Retry,
+        End::Expired => AttemptEnd::Expired,
+        End::Lost => AttemptEnd::Lost,
+        End::Rejected => AttemptEnd::Rejected,
+    };
+    FailedAttempt {
+        attempt: attempt.number,
+        hand_out: attempt.hand_out,
+        end_time: Some(encode_time(attempt.ended_ms)),
+        end: end as i32,
+        consumer: attempt.consumer,
+        error: attempt.error,
+    }
+}
+
 pub(super) fn encode_standing(standing: StandingWith) -> MessageStanding {
     let (state, ready_ms) = match standing.place {
         PlaceOf::Delayed { until_ms } => (MessageState::Delayed, Some(until_ms)),
@@ -123,6 +145,7 @@ pub(super) fn encode_standing(standing: StandingWith) -> MessageStanding {
         last_error: standing.last_error,
         ready_time: ready_ms.map(encode_time),
         lease: standing.lease.map(encode_held),
+        history: standing.history.into_iter().map(encode_attempt).collect(),
     }
 }
 

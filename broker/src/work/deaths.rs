@@ -27,7 +27,7 @@ use crate::{
         state::TopicConfig,
     },
     partition::{Message, Partition},
-    queue::{policy::Policy, record::Dead, time::Now},
+    queue::{history::PastAttempt, policy::Policy, record::Dead, time::Now},
     services::Services,
     topics::NewTopic,
 };
@@ -110,6 +110,7 @@ struct Letter {
     number: u64,
     dead: Dead,
     error: String,
+    history: Vec<PastAttempt>,
 }
 
 impl Letter {
@@ -135,7 +136,7 @@ impl Lane {
         if self.copies.is_on_its_way || self.copies.rest_ms().is_some() {
             return None;
         }
-        let (written, letters) = self.letters(policy)?;
+        let (written, letters) = self.letters(policy, now)?;
         // Whoever reads a copy knows the wall clock's time.
         let letters = letters.into_iter().map(|letter| letter.by_wall(now));
         let letters: Vec<Letter> = letters.collect();
@@ -153,7 +154,7 @@ impl Lane {
         Some(courier.carry(from, letters))
     }
 
-    fn letters(&mut self, policy: &Policy) -> Option<(u64, Vec<Letter>)> {
+    fn letters(&mut self, policy: &Policy, now: Now) -> Option<(u64, Vec<Letter>)> {
         let copied_to = self.copies.done_to;
         let (written, letters) = self.with(policy, |state, _| {
             let written = state.dead_written_to();
@@ -162,6 +163,7 @@ impl Lane {
                 number,
                 dead,
                 error: state.dead_error(number).unwrap_or_default().to_owned(),
+                history: state.dead_history(number).map(|it| it.told(now)).collect(),
             });
             (written, letters.collect::<Vec<_>>())
         })?;
@@ -285,6 +287,7 @@ impl Courier {
                 number: letter.number,
                 dead: letter.dead,
                 error: &letter.error,
+                history: &letter.history,
             };
             let headers = copy_headers(record, &death);
             let key = record.and_then(|record| record.key.as_deref());

@@ -208,10 +208,11 @@ impl Services {
         let found = shared.with_queues(|queues| {
             let state = queues.get(group.id)?;
             let error = state.last_error(offset).unwrap_or_default().to_owned();
-            standing.history = state.history(offset).map(|it| it.told(now)).collect();
-            Some((state.standing(offset), Dying::find(state, offset, now), error))
+            let history = state.history(offset).map(|it| it.told(now));
+            let history: Vec<_> = history.collect();
+            let dying = Dying::find(state, offset, now);
+            Some((state.standing(offset), dying, error, history))
         });
-        let group = &standing.group;
         let fresh = match delay_ms.filter(|at_ms| *at_ms > now.wall_ms) {
             Some(until_ms) => PlaceOf::Delayed { until_ms },
             None => PlaceOf::Ready,
@@ -219,9 +220,10 @@ impl Services {
         match found {
             None if offset < beginning(group, shared) => standing.place = PlaceOf::Done,
             None | Some((Standing::Fresh, ..)) => standing.place = fresh,
-            Some((Standing::Settled, Some(dying), _)) => standing.die(dying),
-            Some((Standing::Settled, None, _)) => standing.place = PlaceOf::Done,
-            Some((Standing::Open(record), _, error)) => {
+            Some((Standing::Settled, Some(dying), ..)) => standing.die(dying),
+            Some((Standing::Settled, None, ..)) => standing.place = PlaceOf::Done,
+            Some((Standing::Open(record), _, error, history)) => {
+                standing.history = history;
                 let holder = |consumer| {
                     let face = self.work.face(standing.group.id);
                     face.and_then(|face| face.holder(consumer))

@@ -3,7 +3,10 @@
 use aqueduct_proto::v1;
 use bytes::Bytes;
 
-use crate::{HeaderCondition, Record, groups::policy::condition_to_proto, times::time_from_proto};
+use crate::{
+    FailedAttempt, HeaderCondition, Record, groups::policy::condition_to_proto,
+    times::time_from_proto,
+};
 
 /// Why a message was given up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,10 +94,13 @@ pub struct DeadLetter {
     pub death_ms: i64,
     /// The message's own time stamp; `None` if retention was quicker than the copy.
     pub published_ms: Option<i64>,
+    /// The latest failed attempts, the oldest first: those that are kept.
+    pub history: Vec<FailedAttempt>,
 }
 
 impl DeadLetter {
     pub(super) fn from_proto(letter: v1::DeadLetter) -> Self {
+        let history = letter.history.into_iter();
         Self {
             record: Record::from_proto(letter.record.unwrap_or_default()),
             reason: DeadReason::from_proto(letter.reason),
@@ -109,6 +115,7 @@ impl DeadLetter {
             first_failure_ms: letter.first_failure.map(time_from_proto),
             death_ms: letter.death_time.map(time_from_proto).unwrap_or_default(),
             published_ms: letter.publish_time.map(time_from_proto),
+            history: history.map(FailedAttempt::from_proto).collect(),
         }
     }
 }

@@ -6,7 +6,7 @@ use aqueduct_proto::v1;
 use bytes::Bytes;
 
 use super::Groups;
-use crate::{Error, times::time_from_proto};
+use crate::{Error, FailedAttempt, times::time_from_proto};
 
 /// Where a message stands with a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +120,9 @@ pub struct Standing {
     pub ready_ms: Option<i64>,
     /// Of a leased one.
     pub lease: Option<InFlight>,
+    /// The latest failed attempts while the message is not finished, the oldest first: those that
+    /// are kept.
+    pub history: Vec<FailedAttempt>,
 }
 
 impl Groups {
@@ -290,6 +293,7 @@ fn standing(standing: v1::MessageStanding) -> Standing {
         v1::MessageState::Done => MessageState::Done,
         v1::MessageState::Dead => MessageState::Dead,
     };
+    let history = standing.history.into_iter();
     Standing {
         group: standing.group,
         is_queue: standing.is_queue,
@@ -300,5 +304,6 @@ fn standing(standing: v1::MessageStanding) -> Standing {
         last_error: standing.last_error,
         ready_ms: standing.ready_time.map(time_from_proto),
         lease: standing.lease.map(in_flight),
+        history: history.map(FailedAttempt::from_proto).collect(),
     }
 }
