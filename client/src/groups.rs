@@ -20,7 +20,7 @@ pub use types::{
 };
 
 use crate::{
-    Client, Error,
+    Client, Error, From,
     times::{duration_to_proto, time_from_proto},
 };
 use std::time::Duration;
@@ -64,9 +64,12 @@ impl Groups {
     /// # Errors
     /// [`Error::NotFound`] for the topic, [`Error::AlreadyExists`], [`Error::Invalid`].
     pub async fn create(&self, new: NewGroup) -> Result<Group, Error> {
+        let topic = new.group.topic.clone();
+        let mut group = new.group.into_proto();
+        group.start_position = new.start_at.map(From::into_proto);
         let request = v1::CreateGroupRequest {
-            topic: new.group.topic.clone(),
-            group: Some(new.group.into_proto()),
+            topic,
+            group: Some(group),
             validate_only: new.dry_run,
         };
         let mut groups = self.client.grouping();

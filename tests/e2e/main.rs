@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod access_log;
+mod attempts;
 mod cli;
 mod cli_groups;
 mod cli_queues;
@@ -23,6 +24,7 @@ mod gathering;
 mod group_client;
 mod group_life;
 mod group_load;
+mod group_start;
 mod groups;
 mod http;
 mod http_limits;

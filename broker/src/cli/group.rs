@@ -13,7 +13,7 @@ use super::{
     group_queue::QueueFlags,
     output::Failure,
     queue_output,
-    values::{self, GroupName},
+    values::{self, GroupName, Start},
 };
 
 /// Messages in flight that a description shows.
@@ -109,9 +109,11 @@ struct Settings {
 
 #[derive(Debug, Args)]
 struct CreateArgs {
-    /// Where a new group begins. Default: earliest
-    #[arg(long, value_name = "POLICY", value_enum)]
-    start: Option<Policy>,
+    /// Where a new group begins: earliest, latest, error (nowhere until a seek), @2h (ago),
+    /// @2026-11-01T10:00Z, OFFSET (of a topic with one partition), -N (before the end).
+    /// Default: earliest
+    #[arg(long, value_name = "POSITION", value_parser = values::start, allow_hyphen_values = true)]
+    start: Option<Start>,
     #[command(flatten)]
     settings: Settings,
     /// Succeed if the group exists, and leave it as it is
@@ -264,8 +266,10 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
     let change = &args.change;
     let GroupName { topic, name } = &change.group;
     let mut new = NewGroup::new(topic, name).dry_run(change.dry_run);
-    if let Some(policy) = args.start {
-        new = new.start(policy.into());
+    match args.start {
+        Some(Start::By(policy)) => new = new.start(policy),
+        Some(Start::At(from)) => new = new.start_at(from),
+        None => {}
     }
     apply!(args.settings, new);
     for (name, value) in &args.settings.label {

@@ -41,6 +41,7 @@ pub(super) fn group_json(group: &Group) -> Value {
         "state": state(group.state),
         "members": group.members,
         "start": group.start.map(policy),
+        "start_offsets": group.start_offsets,
         "overrun": group.overrun.map(policy),
         "session_timeout_ms": session,
         "paused_until": group.paused_until_ms.map(show_time),
@@ -83,6 +84,7 @@ fn policy(policy: StartPolicy) -> &'static str {
         StartPolicy::Earliest => "earliest",
         StartPolicy::Latest => "latest",
         StartPolicy::Error => "error",
+        StartPolicy::Pinned => "pinned",
     }
 }
 

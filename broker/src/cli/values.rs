@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 pub(crate) use aqueduct_broker::config::{duration, show_duration, size};
-use aqueduct_client::{From, Until};
+use aqueduct_client::{From, StartPolicy, Until};
 use bytesize::ByteSize;
 use jiff::{Timestamp, civil, tz::TimeZone};
 
@@ -77,6 +77,32 @@ pub(crate) fn from(text: &str) -> Result<From, String> {
             Some(count) => count.parse().map(From::Last).map_err(|_| wrong()),
             None => text.parse().map(From::Offset).map_err(|_| wrong()),
         },
+    }
+}
+
+/// Where a new group begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    By(StartPolicy),
+    At(From),
+}
+
+/// A policy's name, or a place as [`from`] reads it; a time may do without its `@`.
+pub(crate) fn start(text: &str) -> Result<Start, String> {
+    match text {
+        "earliest" => return Ok(Start::By(StartPolicy::Earliest)),
+        "latest" => return Ok(Start::By(StartPolicy::Latest)),
+        "error" => return Ok(Start::By(StartPolicy::Error)),
+        _ => {}
+    }
+    let is_number = text.parse::<i64>().is_ok();
+    match absolute_ms(text).filter(|_| !is_number) {
+        Some(time_ms) => Ok(Start::At(From::Time(time_ms))),
+        None => from(text).map(Start::At).map_err(|_| {
+            format!(
+                "{text:?} is none of earliest, latest, error, OFFSET, -N (the last N), {TIME_FORMS}"
+            )
+        }),
     }
 }
 
@@ -260,6 +286,14 @@ mod tests {
         assert_eq!(from("-10"), Ok(From::Last(10)));
         assert_eq!(from("@5"), Ok(From::Time(5)));
         assert!(from("--1").is_err());
+        assert_eq!(start("latest"), Ok(Start::By(StartPolicy::Latest)));
+        assert_eq!(start("17"), Ok(Start::At(From::Offset(17))));
+        assert_eq!(start("-3"), Ok(Start::At(From::Last(3))));
+        let time = Start::At(From::Time(1_793_527_200_000));
+        assert_eq!(start("2026-11-01T10:00:00Z"), Ok(time));
+        assert_eq!(start("@2026-11-01T10:00:00Z"), Ok(time));
+        assert!(matches!(start("@2h"), Ok(Start::At(From::Time(_)))));
+        assert!(start("newest").is_err());
         assert!(from("now").is_err());
         assert_eq!(until("now"), Ok(Until::Now));
         assert_eq!(until("5"), Ok(Until::Offset(5)));

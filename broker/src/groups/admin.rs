@@ -22,7 +22,7 @@ use crate::{
         state::{Change, Command, Denied, Outcome},
     },
     partition::{
-        Partition,
+        Partition, Place,
         positions::{Kind, Move},
         queues::Step,
     },
@@ -39,6 +39,8 @@ pub(crate) struct NewGroup {
     pub(crate) topic: String,
     pub(crate) name: String,
     pub(crate) start: StartAt,
+    /// With [`StartAt::Pinned`]: where.
+    pub(crate) place: Option<Place>,
     pub(crate) overrun: StartAt,
     /// `None`: the default.
     pub(crate) session_timeout_ms: Option<u64>,
@@ -53,6 +55,7 @@ impl Default for NewGroup {
             topic: String::new(),
             name: String::new(),
             start: StartAt::Earliest,
+            place: None,
             overrun: StartAt::Earliest,
             session_timeout_ms: None,
             labels: BTreeMap::new(),
@@ -188,12 +191,10 @@ impl Services {
         if new.queue.is_some() {
             self.check_dead_letter_topic(&live.topic.name, &name)?;
         }
-        let pinned = match new.start {
-            StartAt::Latest => {
-                let ends = live.partitions.iter().map(|p| p.shared().high_watermark());
-                ends.collect()
-            }
-            StartAt::Earliest | StartAt::Refuse => Vec::new(),
+        let pinned = match (new.start, new.place) {
+            (StartAt::Latest, _) => pin(&live.partitions, Place::End).await?,
+            (StartAt::Pinned, Some(place)) => pin(&live.partitions, place).await?,
+            _ => Vec::new(),
         };
         let group = Group {
             topic: live.topic.name.clone(),
@@ -495,6 +496,20 @@ fn check_queue(topic: &str, group: &str, start: StartAt, policy: &Policy) -> Res
     policy.check().map_err(|error| {
         Refusal::invalid(format!("group.queue.{}", error.field), error.to_string())
     })
+}
+
+/// What a place comes to in each partition, now.
+async fn pin(partitions: &[Partition], place: Place) -> Result<Vec<u64>, Refusal> {
+    if matches!(place, Place::Offset(_)) && partitions.len() != 1 {
+        let count = partitions.len();
+        let why = format!("an offset belongs to one partition, and the topic has {count}");
+        return Err(Refusal::invalid("group.start_position", why));
+    }
+    let mut pinned = Vec::with_capacity(partitions.len());
+    for partition in partitions {
+        pinned.push(partition.offset_of(place).await?);
+    }
+    Ok(pinned)
 }
 
 /// Where copies of the group's dead letters go.

@@ -1,7 +1,7 @@
 //! Where delivery of a partition begins for a group. Pure.
 //!
-//! In this order: the committed (or sought) position; the end that was pinned when a group that
-//! starts at the end was created; the group's start policy. A position that retention has
+//! In this order: the committed (or sought) position; the end or place that was pinned when a group
+//! that starts there was created; the group's start policy. A position that retention has
 //! overtaken is the overrun policy's matter.
 
 use super::terms::{Found, LostReason};
@@ -30,7 +30,7 @@ pub(super) fn begin(
     let Some(position) = position(group, partition, stored).or(cursor) else {
         return match group.start() {
             // Nothing was pinned, so the partition is younger than the group: all of it is new.
-            StartAt::Earliest | StartAt::Latest => at(kept.start),
+            StartAt::Earliest | StartAt::Latest | StartAt::Pinned => at(kept.start),
             StartAt::Refuse => Found::Stuck(LostReason::NoPosition),
         };
     };
@@ -42,7 +42,7 @@ pub(super) fn begin(
         skipped: Some((position, to)),
     };
     match group.overrun() {
-        StartAt::Earliest => jump(kept.start),
+        StartAt::Earliest | StartAt::Pinned => jump(kept.start),
         StartAt::Latest => jump(kept.end),
         StartAt::Refuse => Found::Stuck(LostReason::Overrun),
     }
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn every_way_to_begin() {
-        use StartAt::{Earliest, Latest, Refuse};
+        use StartAt::{Earliest, Latest, Pinned, Refuse};
         let jumped = |from, to| Found::At {
             position: to,
             skipped: Some((from, to)),
@@ -92,6 +92,9 @@ mod tests {
             (Latest, Earliest, &[18], Some(12), None, at(12)),
             (Latest, Earliest, &[3], None, None, jumped(3, 10)),
             (Latest, Latest, &[], None, None, at(10)),
+            (Pinned, Earliest, &[13], None, None, at(13)),
+            (Pinned, Latest, &[3], None, None, jumped(3, 20)),
+            (Pinned, Latest, &[], None, None, at(10)),
             (
                 Refuse,
                 Latest,

@@ -31,6 +31,7 @@ use crate::{
     },
     limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE},
     metadata::groups::{Group, StartAt},
+    partition::Place,
     queue::{
         fields::{Field, PolicyChange},
         policy::Policy,
@@ -86,6 +87,7 @@ fn encode_policy(policy: StartAt) -> StartPolicy {
         StartAt::Earliest => StartPolicy::Earliest,
         StartAt::Latest => StartPolicy::Latest,
         StartAt::Refuse => StartPolicy::Error,
+        StartAt::Pinned => StartPolicy::Pinned,
     }
 }
 
@@ -96,6 +98,10 @@ pub(super) fn decode_policy(field: &str, policy: i32) -> Result<Option<StartAt>,
         Ok(StartPolicy::Earliest) => Ok(Some(StartAt::Earliest)),
         Ok(StartPolicy::Latest) => Ok(Some(StartAt::Latest)),
         Ok(StartPolicy::Error) => Ok(Some(StartAt::Refuse)),
+        Ok(StartPolicy::Pinned) => {
+            let why = "PINNED is for answers; a new group takes a start_position";
+            Err(Refusal::invalid(field, why))
+        }
         Err(_) => Err(Refusal::invalid(field, format!("{policy} is not a policy"))),
     }
 }
@@ -129,6 +135,8 @@ fn encode(status: GroupStatus) -> v1::Group {
             .queue
             .as_ref()
             .map(|queue| encode_queue(&Policy::from(queue))),
+        start_position: None,
+        start_offsets: group.pinned,
         labels: group.labels.into_iter().collect(),
     }
 }
@@ -138,10 +146,23 @@ fn decode_new(topic: String, group: v1::Group) -> Result<NewGroup, Refusal> {
         .session_timeout
         .map(|timeout| duration_ms("group.session_timeout", timeout))
         .transpose()?;
+    let start = decode_policy("group.start", group.start)?;
+    let place = decode_place("group.start_position", group.start_position)?;
+    let (start, place) = match (start, place) {
+        (Some(_), Some(_)) => {
+            let why = "it takes the place of start; give one of them";
+            return Err(Refusal::invalid("group.start_position", why));
+        }
+        (start, None) => (start.unwrap_or(StartAt::Earliest), None),
+        (None, Some(Place::Start)) => (StartAt::Earliest, None),
+        (None, Some(Place::End)) => (StartAt::Latest, None),
+        (None, place) => (StartAt::Pinned, place),
+    };
     Ok(NewGroup {
         topic,
         name: group.name,
-        start: decode_policy("group.start", group.start)?.unwrap_or(StartAt::Earliest),
+        start,
+        place,
         overrun: decode_policy("group.overrun", group.overrun)?.unwrap_or(StartAt::Earliest),
         session_timeout_ms,
         labels: group.labels.into_iter().collect(),
@@ -169,7 +190,8 @@ fn decode_change(group: v1::Group, mask: &[String]) -> Result<GroupChange, Refus
         ..GroupChange::default()
     };
     if mask.is_empty() {
-        if group.start != StartPolicy::Unspecified as i32 {
+        let is_start = group.start != StartPolicy::Unspecified as i32;
+        if is_start || group.start_position.is_some() {
             let why = "where a group starts cannot be changed; seek it";
             return Err(Refusal::invalid("group.start", why));
         }

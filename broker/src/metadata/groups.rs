@@ -1,8 +1,8 @@
 //! Consumer groups as the metadata keeps them: settings, not positions. Pure.
 //!
-//! Positions lie in the partitions' own logs. The one exception is where a group that starts at
-//! the end begins: those offsets are part of its creation, so that it exists with all of them
-//! or not at all.
+//! Positions lie in the partitions' own logs. The one exception is where a group begins that
+//! starts at the end or at a place: those offsets are part of its creation, so that it exists
+//! with all of them or not at all.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +24,8 @@ pub(crate) enum StartAt {
     Latest = 1,
     /// Nowhere, until a seek decides.
     Refuse = 2,
+    /// A place that was found when the group was created.
+    Pinned = 3,
 }
 
 /// A consumer group.
@@ -46,7 +48,7 @@ pub(crate) struct Group {
     /// 0 = not paused, `i64::MAX` = until it is resumed.
     #[prost(int64, tag = "8")]
     pub(crate) paused_until_ms: i64,
-    /// Where a group that starts at the end begins, by partition; partitions that were added
+    /// Where a group that starts at the end or at a place begins, by partition; partitions that were added
     /// later begin at their first message.
     #[prost(uint64, repeated, tag = "9")]
     pub(crate) pinned: Vec<u64>,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::Refusal,
-    metadata::groups::{Group, StartAt},
+    metadata::groups::Group,
     queue::{
         command::{Command, DropReason, Dropping, Grant, Kind, Run, Verdict, Verdicts},
         policy::Policy,
@@ -163,7 +163,6 @@ pub(super) fn plan(lane: &mut Lane, group: &Group, policy: &Policy, docket: Dock
 fn begin_at(lane: &Lane, group: &Group) -> u64 {
     let start = lane.partition.shared().log_start_offset();
     let pinned = group.pinned.get(lane.number as usize).copied();
-    let pinned = pinned.filter(|_| group.start() == StartAt::Latest);
     pinned.unwrap_or(start).max(start)
 }
 

@@ -5,7 +5,7 @@
 
 use crate::{
     error::Refusal,
-    metadata::groups::{Group, StartAt},
+    metadata::groups::Group,
     partition::{Partition, Place, Shared},
     queue::{
         history::PastAttempt,
@@ -87,7 +87,6 @@ fn now_of(group: &Group, shared: &Shared) -> Now {
 fn beginning(group: &Group, shared: &Shared) -> u64 {
     let (start, end) = (shared.log_start_offset(), shared.high_watermark());
     let pinned = group.pinned.get(shared.number as usize).copied();
-    let pinned = pinned.filter(|_| group.start() == StartAt::Latest);
     pinned.unwrap_or(start).clamp(start, end)
 }
 

@@ -19,6 +19,8 @@ pub enum StartPolicy {
     Latest,
     /// Stop and say so, until a seek decides.
     Error,
+    /// At the place that the group was created with: see [`NewGroup::start_at`].
+    Pinned,
 }
 
 impl StartPolicy {
@@ -28,6 +30,7 @@ impl StartPolicy {
             v1::StartPolicy::Earliest => Some(Self::Earliest),
             v1::StartPolicy::Latest => Some(Self::Latest),
             v1::StartPolicy::Error => Some(Self::Error),
+            v1::StartPolicy::Pinned => Some(Self::Pinned),
         }
     }
 
@@ -37,6 +40,7 @@ impl StartPolicy {
             Some(Self::Earliest) => v1::StartPolicy::Earliest,
             Some(Self::Latest) => v1::StartPolicy::Latest,
             Some(Self::Error) => v1::StartPolicy::Error,
+            Some(Self::Pinned) => v1::StartPolicy::Pinned,
         }
     }
 }
@@ -69,6 +73,8 @@ pub struct Group {
     pub id: u64,
     /// For partitions without a position. `None`: the broker's default (earliest).
     pub start: Option<StartPolicy>,
+    /// Of a group that starts at the end or at a place: where it begins in each partition.
+    pub start_offsets: Vec<u64>,
     /// For positions that retention has overtaken. `None`: the broker's default (earliest).
     pub overrun: Option<StartPolicy>,
     /// A member that was not heard of for so long loses its partitions.
@@ -121,6 +127,7 @@ impl Group {
             id: group.id,
             start: StartPolicy::from_proto(group.start()),
             overrun: StartPolicy::from_proto(group.overrun()),
+            start_offsets: group.start_offsets,
             session_timeout: group.session_timeout.map(duration_from_proto),
             labels: group.labels.into_iter().collect(),
             state,
@@ -151,6 +158,7 @@ fn split_name(full: &str) -> (&str, &str) {
 #[derive(Clone, Debug, Default)]
 pub struct NewGroup {
     pub(super) group: Group,
+    pub(super) start_at: Option<From>,
     pub(super) dry_run: bool,
 }
 
@@ -216,6 +224,7 @@ impl NewGroup {
     pub fn new(topic: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
             group: named(topic.into(), name.into()),
+            start_at: None,
             dry_run: false,
         }
     }
@@ -224,6 +233,19 @@ impl NewGroup {
     #[must_use]
     pub fn start(mut self, policy: StartPolicy) -> Self {
         self.group.start = Some(policy);
+        self
+    }
+
+    /// Where a new group begins, in place of a policy: what a time, an offset (of a topic with one
+    /// partition) or so many messages before the end come to is decided when it is created.
+    ///
+    /// ```
+    /// use aqueduct_client::{From, NewGroup};
+    /// let group = NewGroup::new("orders", "audit").start_at(From::Time(1_795_161_600_000));
+    /// ```
+    #[must_use]
+    pub fn start_at(mut self, from: From) -> Self {
+        self.start_at = Some(from);
         self
     }
 

@@ -27,35 +27,35 @@ from aqueduct._proto import types_pb2 as aqueduct_dot___proto_dot_types__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"aqueduct/_proto/dead_letters.proto\x12\x0b\x61queduct.v1\x1a\x1c\x61queduct/_proto/groups.proto\x1a\x1b\x61queduct/_proto/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x03\n\nDeadLetter\x12#\n\x06record\x18\x01 \x01(\x0b\x32\x13.aqueduct.v1.Record\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.aqueduct.v1.DeadReason\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x14\n\x0csource_topic\x18\x04 \x01(\t\x12\x18\n\x10source_partition\x18\x05 \x01(\r\x12\x15\n\rsource_offset\x18\x06 \x01(\x04\x12\r\n\x05group\x18\x07 \x01(\t\x12\x0e\n\x06number\x18\x08 \x01(\x04\x12\x10\n\x08\x61ttempts\x18\t \x01(\r\x12\x11\n\thand_outs\x18\n \x01(\r\x12\x31\n\rfirst_failure\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndeath_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cpublish_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd8\x02\n\x10\x44\x65\x61\x64LetterFilter\x12(\n\x07reasons\x18\x01 \x03(\x0e\x32\x17.aqueduct.v1.DeadReason\x12\x10\n\x03key\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12-\n\x07headers\x18\x03 \x03(\x0b\x32\x1c.aqueduct.v1.HeaderCondition\x12-\n\tdied_from\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndied_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x65rror_contains\x18\x06 \x01(\t\x12\x1d\n\x10source_partition\x18\x07 \x01(\rH\x01\x88\x01\x01\x12&\n\x03ids\x18\x08 \x03(\x0b\x32\x19.aqueduct.v1.DeadLetterIdB\x06\n\x04_keyB\x13\n\x11_source_partition\"1\n\x0c\x44\x65\x61\x64LetterId\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x8c\x01\n\x16ListDeadLettersRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12-\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1d.aqueduct.v1.DeadLetterFilter\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"a\n\x17ListDeadLettersResponse\x12-\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\x17.aqueduct.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x14GetDeadLetterRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\x0e\n\x06offset\x18\x04 \x01(\x04\"\xfb\x01\n\x0eRedriveRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12-\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1d.aqueduct.v1.DeadLetterFilter\x12\x10\n\x08to_topic\x18\x04 \x01(\t\x12(\n\x0bset_headers\x18\x05 \x03(\x0b\x32\x13.aqueduct.v1.Header\x12\x16\n\x0eremove_headers\x18\x06 \x03(\t\x12\x1b\n\x13messages_per_second\x18\x07 \x01(\x04\x12\x14\n\x0cmax_messages\x18\x08 \x01(\x04\x12\x15\n\rvalidate_only\x18\t \x01(\x08\"\x8a\x01\n\x0e\x44iscardRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12-\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1d.aqueduct.v1.DeadLetterFilter\x12\x14\n\x0cmax_messages\x18\x04 \x01(\x04\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\xa3\x01\n\x13\x44\x65\x61\x64LettersProgress\x12\r\n\x05total\x18\x01 \x01(\x04\x12\x10\n\x08\x65xamined\x18\x02 \x01(\x04\x12\x0f\n\x07matched\x18\x03 \x01(\x04\x12\r\n\x05moved\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x0c\n\x04\x64one\x18\x06 \x01(\x08\x12-\n\x07reasons\x18\x07 \x03(\x0b\x32\x1c.aqueduct.v1.DeadReasonCount\"L\n\x0f\x44\x65\x61\x64ReasonCount\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.aqueduct.v1.DeadReason\x12\x10\n\x08messages\x18\x02 \x01(\x04*\xa9\x01\n\nDeadReason\x12\x1b\n\x17\x44\x45\x41\x44_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44\x45\x41\x44_REASON_ATTEMPTS\x10\x01\x12\x19\n\x15\x44\x45\x41\x44_REASON_HAND_OUTS\x10\x02\x12\x18\n\x14\x44\x45\x41\x44_REASON_REJECTED\x10\x03\x12\x17\n\x13\x44\x45\x41\x44_REASON_EXPIRED\x10\x04\x12\x16\n\x12\x44\x45\x41\x44_REASON_PARKED\x10\x05\x32\xd0\x02\n\x0b\x44\x65\x61\x64Letters\x12\\\n\x0fListDeadLetters\x12#.aqueduct.v1.ListDeadLettersRequest\x1a$.aqueduct.v1.ListDeadLettersResponse\x12K\n\rGetDeadLetter\x12!.aqueduct.v1.GetDeadLetterRequest\x1a\x17.aqueduct.v1.DeadLetter\x12J\n\x07Redrive\x12\x1b.aqueduct.v1.RedriveRequest\x1a .aqueduct.v1.DeadLettersProgress0\x01\x12J\n\x07\x44iscard\x12\x1b.aqueduct.v1.DiscardRequest\x1a .aqueduct.v1.DeadLettersProgress0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"aqueduct/_proto/dead_letters.proto\x12\x0b\x61queduct.v1\x1a\x1c\x61queduct/_proto/groups.proto\x1a\x1b\x61queduct/_proto/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb6\x03\n\nDeadLetter\x12#\n\x06record\x18\x01 \x01(\x0b\x32\x13.aqueduct.v1.Record\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.aqueduct.v1.DeadReason\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x14\n\x0csource_topic\x18\x04 \x01(\t\x12\x18\n\x10source_partition\x18\x05 \x01(\r\x12\x15\n\rsource_offset\x18\x06 \x01(\x04\x12\r\n\x05group\x18\x07 \x01(\t\x12\x0e\n\x06number\x18\x08 \x01(\x04\x12\x10\n\x08\x61ttempts\x18\t \x01(\r\x12\x11\n\thand_outs\x18\n \x01(\r\x12\x31\n\rfirst_failure\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndeath_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cpublish_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07history\x18\x0e \x03(\x0b\x32\x1a.aqueduct.v1.FailedAttempt\"\xd8\x02\n\x10\x44\x65\x61\x64LetterFilter\x12(\n\x07reasons\x18\x01 \x03(\x0e\x32\x17.aqueduct.v1.DeadReason\x12\x10\n\x03key\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12-\n\x07headers\x18\x03 \x03(\x0b\x32\x1c.aqueduct.v1.HeaderCondition\x12-\n\tdied_from\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndied_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x65rror_contains\x18\x06 \x01(\t\x12\x1d\n\x10source_partition\x18\x07 \x01(\rH\x01\x88\x01\x01\x12&\n\x03ids\x18\x08 \x03(\x0b\x32\x19.aqueduct.v1.DeadLetterIdB\x06\n\x04_keyB\x13\n\x11_source_partition\"1\n\x0c\x44\x65\x61\x64LetterId\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x8c\x01\n\x16ListDeadLettersRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12-\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1d.aqueduct.v1.DeadLetterFilter\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"a\n\x17ListDeadLettersResponse\x12-\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\x17.aqueduct.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x14GetDeadLetterRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\x0e\n\x06offset\x18\x04 \x01(\x04\"\xfb\x01\n\x0eRedriveRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12-\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1d.aqueduct.v1.DeadLetterFilter\x12\x10\n\x08to_topic\x18\x04 \x01(\t\x12(\n\x0bset_headers\x18\x05 \x03(\x0b\x32\x13.aqueduct.v1.Header\x12\x16\n\x0eremove_headers\x18\x06 \x03(\t\x12\x1b\n\x13messages_per_second\x18\x07 \x01(\x04\x12\x14\n\x0cmax_messages\x18\x08 \x01(\x04\x12\x15\n\rvalidate_only\x18\t \x01(\x08\"\x8a\x01\n\x0e\x44iscardRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12-\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1d.aqueduct.v1.DeadLetterFilter\x12\x14\n\x0cmax_messages\x18\x04 \x01(\x04\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\xa3\x01\n\x13\x44\x65\x61\x64LettersProgress\x12\r\n\x05total\x18\x01 \x01(\x04\x12\x10\n\x08\x65xamined\x18\x02 \x01(\x04\x12\x0f\n\x07matched\x18\x03 \x01(\x04\x12\r\n\x05moved\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x0c\n\x04\x64one\x18\x06 \x01(\x08\x12-\n\x07reasons\x18\x07 \x03(\x0b\x32\x1c.aqueduct.v1.DeadReasonCount\"L\n\x0f\x44\x65\x61\x64ReasonCount\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.aqueduct.v1.DeadReason\x12\x10\n\x08messages\x18\x02 \x01(\x04*\xa9\x01\n\nDeadReason\x12\x1b\n\x17\x44\x45\x41\x44_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44\x45\x41\x44_REASON_ATTEMPTS\x10\x01\x12\x19\n\x15\x44\x45\x41\x44_REASON_HAND_OUTS\x10\x02\x12\x18\n\x14\x44\x45\x41\x44_REASON_REJECTED\x10\x03\x12\x17\n\x13\x44\x45\x41\x44_REASON_EXPIRED\x10\x04\x12\x16\n\x12\x44\x45\x41\x44_REASON_PARKED\x10\x05\x32\xd0\x02\n\x0b\x44\x65\x61\x64Letters\x12\\\n\x0fListDeadLetters\x12#.aqueduct.v1.ListDeadLettersRequest\x1a$.aqueduct.v1.ListDeadLettersResponse\x12K\n\rGetDeadLetter\x12!.aqueduct.v1.GetDeadLetterRequest\x1a\x17.aqueduct.v1.DeadLetter\x12J\n\x07Redrive\x12\x1b.aqueduct.v1.RedriveRequest\x1a .aqueduct.v1.DeadLettersProgress0\x01\x12J\n\x07\x44iscard\x12\x1b.aqueduct.v1.DiscardRequest\x1a .aqueduct.v1.DeadLettersProgress0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aqueduct._proto.dead_letters_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DEADREASON']._serialized_start=1908
-  _globals['_DEADREASON']._serialized_end=2077
+  _globals['_DEADREASON']._serialized_start=1953
+  _globals['_DEADREASON']._serialized_end=2122
   _globals['_DEADLETTER']._serialized_start=144
-  _globals['_DEADLETTER']._serialized_end=537
-  _globals['_DEADLETTERFILTER']._serialized_start=540
-  _globals['_DEADLETTERFILTER']._serialized_end=884
-  _globals['_DEADLETTERID']._serialized_start=886
-  _globals['_DEADLETTERID']._serialized_end=935
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=938
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1078
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1080
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1177
-  _globals['_GETDEADLETTERREQUEST']._serialized_start=1179
-  _globals['_GETDEADLETTERREQUEST']._serialized_end=1266
-  _globals['_REDRIVEREQUEST']._serialized_start=1269
-  _globals['_REDRIVEREQUEST']._serialized_end=1520
-  _globals['_DISCARDREQUEST']._serialized_start=1523
-  _globals['_DISCARDREQUEST']._serialized_end=1661
-  _globals['_DEADLETTERSPROGRESS']._serialized_start=1664
-  _globals['_DEADLETTERSPROGRESS']._serialized_end=1827
-  _globals['_DEADREASONCOUNT']._serialized_start=1829
-  _globals['_DEADREASONCOUNT']._serialized_end=1905
-  _globals['_DEADLETTERS']._serialized_start=2080
-  _globals['_DEADLETTERS']._serialized_end=2416
+  _globals['_DEADLETTER']._serialized_end=582
+  _globals['_DEADLETTERFILTER']._serialized_start=585
+  _globals['_DEADLETTERFILTER']._serialized_end=929
+  _globals['_DEADLETTERID']._serialized_start=931
+  _globals['_DEADLETTERID']._serialized_end=980
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=983
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1123
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1125
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1222
+  _globals['_GETDEADLETTERREQUEST']._serialized_start=1224
+  _globals['_GETDEADLETTERREQUEST']._serialized_end=1311
+  _globals['_REDRIVEREQUEST']._serialized_start=1314
+  _globals['_REDRIVEREQUEST']._serialized_end=1565
+  _globals['_DISCARDREQUEST']._serialized_start=1568
+  _globals['_DISCARDREQUEST']._serialized_end=1706
+  _globals['_DEADLETTERSPROGRESS']._serialized_start=1709
+  _globals['_DEADLETTERSPROGRESS']._serialized_end=1872
+  _globals['_DEADREASONCOUNT']._serialized_start=1874
+  _globals['_DEADREASONCOUNT']._serialized_end=1950
+  _globals['_DEADLETTERS']._serialized_start=2125
+  _globals['_DEADLETTERS']._serialized_end=2461
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ DEAD_REASON_EXPIRED: DeadReason
 DEAD_REASON_PARKED: DeadReason
 
 class DeadLetter(_message.Message):
-    __slots__ = ("record", "reason", "error", "source_topic", "source_partition", "source_offset", "group", "number", "attempts", "hand_outs", "first_failure", "death_time", "publish_time")
+    __slots__ = ("record", "reason", "error", "source_topic", "source_partition", "source_offset", "group", "number", "attempts", "hand_outs", "first_failure", "death_time", "publish_time", "history")
     RECORD_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class DeadLetter(_message.Message):
     FIRST_FAILURE_FIELD_NUMBER: _ClassVar[int]
     DEATH_TIME_FIELD_NUMBER: _ClassVar[int]
     PUBLISH_TIME_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
     record: _types_pb2.Record
     reason: DeadReason
     error: str
@@ -53,7 +54,8 @@ class DeadLetter(_message.Message):
     first_failure: _timestamp_pb2.Timestamp
     death_time: _timestamp_pb2.Timestamp
     publish_time: _timestamp_pb2.Timestamp
-    def __init__(self, record: _Optional[_Union[_types_pb2.Record, _Mapping]] = ..., reason: _Optional[_Union[DeadReason, str]] = ..., error: _Optional[str] = ..., source_topic: _Optional[str] = ..., source_partition: _Optional[int] = ..., source_offset: _Optional[int] = ..., group: _Optional[str] = ..., number: _Optional[int] = ..., attempts: _Optional[int] = ..., hand_outs: _Optional[int] = ..., first_failure: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., death_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., publish_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    history: _containers.RepeatedCompositeFieldContainer[_types_pb2.FailedAttempt]
+    def __init__(self, record: _Optional[_Union[_types_pb2.Record, _Mapping]] = ..., reason: _Optional[_Union[DeadReason, str]] = ..., error: _Optional[str] = ..., source_topic: _Optional[str] = ..., source_partition: _Optional[int] = ..., source_offset: _Optional[int] = ..., group: _Optional[str] = ..., number: _Optional[int] = ..., attempts: _Optional[int] = ..., hand_outs: _Optional[int] = ..., first_failure: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., death_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., publish_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., history: _Optional[_Iterable[_Union[_types_pb2.FailedAttempt, _Mapping]]] = ...) -> None: ...
 
 class DeadLetterFilter(_message.Message):
     __slots__ = ("reasons", "key", "headers", "died_from", "died_until", "error_contains", "source_partition", "ids")

@@ -1,4 +1,5 @@
 from aqueduct._proto import reader_pb2 as _reader_pb2
+from aqueduct._proto import types_pb2 as _types_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -17,6 +18,7 @@ class StartPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     START_POLICY_EARLIEST: _ClassVar[StartPolicy]
     START_POLICY_LATEST: _ClassVar[StartPolicy]
     START_POLICY_ERROR: _ClassVar[StartPolicy]
+    START_POLICY_PINNED: _ClassVar[StartPolicy]
 
 class QueueOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -55,6 +57,7 @@ START_POLICY_UNSPECIFIED: StartPolicy
 START_POLICY_EARLIEST: StartPolicy
 START_POLICY_LATEST: StartPolicy
 START_POLICY_ERROR: StartPolicy
+START_POLICY_PINNED: StartPolicy
 QUEUE_ORDER_UNSPECIFIED: QueueOrder
 QUEUE_ORDER_PER_KEY: QueueOrder
 ON_KEY_FAILURE_UNSPECIFIED: OnKeyFailure
@@ -76,7 +79,7 @@ MESSAGE_STATE_DONE: MessageState
 MESSAGE_STATE_DEAD: MessageState
 
 class Group(_message.Message):
-    __slots__ = ("name", "id", "start", "overrun", "session_timeout", "labels", "state", "members", "paused_until", "create_time", "update_time", "etag", "queue")
+    __slots__ = ("name", "id", "start", "overrun", "session_timeout", "labels", "state", "members", "paused_until", "create_time", "update_time", "etag", "queue", "start_position", "start_offsets")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +100,8 @@ class Group(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
+    START_POSITION_FIELD_NUMBER: _ClassVar[int]
+    START_OFFSETS_FIELD_NUMBER: _ClassVar[int]
     name: str
     id: int
     start: StartPolicy
@@ -110,7 +115,9 @@ class Group(_message.Message):
     update_time: _timestamp_pb2.Timestamp
     etag: str
     queue: QueuePolicy
-    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., start: _Optional[_Union[StartPolicy, str]] = ..., overrun: _Optional[_Union[StartPolicy, str]] = ..., session_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., state: _Optional[_Union[GroupState, str]] = ..., members: _Optional[int] = ..., paused_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., queue: _Optional[_Union[QueuePolicy, _Mapping]] = ...) -> None: ...
+    start_position: _reader_pb2.Position
+    start_offsets: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., start: _Optional[_Union[StartPolicy, str]] = ..., overrun: _Optional[_Union[StartPolicy, str]] = ..., session_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., state: _Optional[_Union[GroupState, str]] = ..., members: _Optional[int] = ..., paused_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., queue: _Optional[_Union[QueuePolicy, _Mapping]] = ..., start_position: _Optional[_Union[_reader_pb2.Position, _Mapping]] = ..., start_offsets: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class QueuePolicy(_message.Message):
     __slots__ = ("lease", "max_attempts", "max_hand_outs", "backoff", "backoff_factor_percent", "backoff_max", "backoff_jitter_percent", "dead_letters", "dead_letters_for_expired", "order", "on_key_failure", "priorities", "max_in_flight", "max_in_flight_per_consumer", "max_in_flight_per_key", "messages_per_second", "filter")
@@ -533,7 +540,7 @@ class GetStandingsResponse(_message.Message):
     def __init__(self, standings: _Optional[_Iterable[_Union[MessageStanding, _Mapping]]] = ...) -> None: ...
 
 class MessageStanding(_message.Message):
-    __slots__ = ("group", "is_queue", "state", "failed_attempts", "hand_outs", "first_failure", "last_error", "ready_time", "lease")
+    __slots__ = ("group", "is_queue", "state", "failed_attempts", "hand_outs", "first_failure", "last_error", "ready_time", "lease", "history")
     GROUP_FIELD_NUMBER: _ClassVar[int]
     IS_QUEUE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -543,6 +550,7 @@ class MessageStanding(_message.Message):
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
     READY_TIME_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
     group: str
     is_queue: bool
     state: MessageState
@@ -552,4 +560,5 @@ class MessageStanding(_message.Message):
     last_error: str
     ready_time: _timestamp_pb2.Timestamp
     lease: InFlight
-    def __init__(self, group: _Optional[str] = ..., is_queue: bool = ..., state: _Optional[_Union[MessageState, str]] = ..., failed_attempts: _Optional[int] = ..., hand_outs: _Optional[int] = ..., first_failure: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_error: _Optional[str] = ..., ready_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease: _Optional[_Union[InFlight, _Mapping]] = ...) -> None: ...
+    history: _containers.RepeatedCompositeFieldContainer[_types_pb2.FailedAttempt]
+    def __init__(self, group: _Optional[str] = ..., is_queue: bool = ..., state: _Optional[_Union[MessageState, str]] = ..., failed_attempts: _Optional[int] = ..., hand_outs: _Optional[int] = ..., first_failure: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_error: _Optional[str] = ..., ready_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease: _Optional[_Union[InFlight, _Mapping]] = ..., history: _Optional[_Iterable[_Union[_types_pb2.FailedAttempt, _Mapping]]] = ...) -> None: ...

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61queduct/_proto/types.proto\x12\x0b\x61queduct.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"\xf1\x02\n\x07Message\x12\x10\n\x03key\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x12\n\x05value\x18\x02 \x01(\x0cH\x01\x88\x01\x01\x12$\n\x07headers\x18\x03 \x03(\x0b\x32\x13.aqueduct.v1.Header\x12\x19\n\x0ctimestamp_ms\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x10\n\x08\x64\x65\x64up_id\x18\x05 \x01(\t\x12\x16\n\tpartition\x18\x06 \x01(\rH\x03\x88\x01\x01\x12(\n\x05\x64\x65lay\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\ndeliver_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03ttl\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\x08priority\x18\n \x01(\rH\x04\x88\x01\x01\x42\x06\n\x04_keyB\x08\n\x06_valueB\x0f\n\r_timestamp_msB\x0c\n\n_partitionB\x0b\n\t_priority\"\x9f\x01\n\x06Record\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x14\n\x0ctimestamp_ms\x18\x03 \x01(\x03\x12\x10\n\x03key\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x12\x12\n\x05value\x18\x05 \x01(\x0cH\x01\x88\x01\x01\x12$\n\x07headers\x18\x06 \x03(\x0b\x32\x13.aqueduct.v1.HeaderB\x06\n\x04_keyB\x08\n\x06_value\"\x88\x02\n\x0bTopicConfig\x12,\n\tretention\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x0fretention_bytes\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x1e\n\x11max_message_bytes\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x32\n\x0etimestamp_kind\x18\x04 \x01(\x0e\x32\x1a.aqueduct.v1.TimestampKind\x12/\n\x0c\x64\x65\x64up_window\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\n\x10_retention_bytesB\x14\n\x12_max_message_bytes\"\xae\x02\n\x05Topic\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x12\n\npartitions\x18\x03 \x01(\r\x12(\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x18.aqueduct.v1.TopicConfig\x12.\n\x06labels\x18\x05 \x03(\x0b\x32\x1e.aqueduct.v1.Topic.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*e\n\rTimestampKind\x12\x1e\n\x1aTIMESTAMP_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15TIMESTAMP_KIND_CREATE\x10\x01\x12\x19\n\x15TIMESTAMP_KIND_APPEND\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61queduct/_proto/types.proto\x12\x0b\x61queduct.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa7\x01\n\rFailedAttempt\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x10\n\x08hand_out\x18\x02 \x01(\r\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x03\x65nd\x18\x04 \x01(\x0e\x32\x17.aqueduct.v1.AttemptEnd\x12\x10\n\x08\x63onsumer\x18\x05 \x01(\x04\x12\r\n\x05\x65rror\x18\x06 \x01(\t\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"\xf1\x02\n\x07Message\x12\x10\n\x03key\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x12\n\x05value\x18\x02 \x01(\x0cH\x01\x88\x01\x01\x12$\n\x07headers\x18\x03 \x03(\x0b\x32\x13.aqueduct.v1.Header\x12\x19\n\x0ctimestamp_ms\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x10\n\x08\x64\x65\x64up_id\x18\x05 \x01(\t\x12\x16\n\tpartition\x18\x06 \x01(\rH\x03\x88\x01\x01\x12(\n\x05\x64\x65lay\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\ndeliver_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03ttl\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\x08priority\x18\n \x01(\rH\x04\x88\x01\x01\x42\x06\n\x04_keyB\x08\n\x06_valueB\x0f\n\r_timestamp_msB\x0c\n\n_partitionB\x0b\n\t_priority\"\x9f\x01\n\x06Record\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x14\n\x0ctimestamp_ms\x18\x03 \x01(\x03\x12\x10\n\x03key\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x12\x12\n\x05value\x18\x05 \x01(\x0cH\x01\x88\x01\x01\x12$\n\x07headers\x18\x06 \x03(\x0b\x32\x13.aqueduct.v1.HeaderB\x06\n\x04_keyB\x08\n\x06_value\"\x88\x02\n\x0bTopicConfig\x12,\n\tretention\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x0fretention_bytes\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x1e\n\x11max_message_bytes\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x32\n\x0etimestamp_kind\x18\x04 \x01(\x0e\x32\x1a.aqueduct.v1.TimestampKind\x12/\n\x0c\x64\x65\x64up_window\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\n\x10_retention_bytesB\x14\n\x12_max_message_bytes\"\xae\x02\n\x05Topic\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x12\n\npartitions\x18\x03 \x01(\r\x12(\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x18.aqueduct.v1.TopicConfig\x12.\n\x06labels\x18\x05 \x03(\x0b\x32\x1e.aqueduct.v1.Topic.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x89\x01\n\nAttemptEnd\x12\x1b\n\x17\x41TTEMPT_END_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41TTEMPT_END_RETRY\x10\x01\x12\x17\n\x13\x41TTEMPT_END_EXPIRED\x10\x02\x12\x14\n\x10\x41TTEMPT_END_LOST\x10\x03\x12\x18\n\x14\x41TTEMPT_END_REJECTED\x10\x04*e\n\rTimestampKind\x12\x1e\n\x1aTIMESTAMP_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15TIMESTAMP_KIND_CREATE\x10\x01\x12\x19\n\x15TIMESTAMP_KIND_APPEND\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,18 +35,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TOPIC_LABELSENTRY']._loaded_options = None
   _globals['_TOPIC_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_TIMESTAMPKIND']._serialized_start=1254
-  _globals['_TIMESTAMPKIND']._serialized_end=1355
-  _globals['_HEADER']._serialized_start=109
-  _globals['_HEADER']._serialized_end=146
-  _globals['_MESSAGE']._serialized_start=149
-  _globals['_MESSAGE']._serialized_end=518
-  _globals['_RECORD']._serialized_start=521
-  _globals['_RECORD']._serialized_end=680
-  _globals['_TOPICCONFIG']._serialized_start=683
-  _globals['_TOPICCONFIG']._serialized_end=947
-  _globals['_TOPIC']._serialized_start=950
-  _globals['_TOPIC']._serialized_end=1252
-  _globals['_TOPIC_LABELSENTRY']._serialized_start=1207
-  _globals['_TOPIC_LABELSENTRY']._serialized_end=1252
+  _globals['_ATTEMPTEND']._serialized_start=1425
+  _globals['_ATTEMPTEND']._serialized_end=1562
+  _globals['_TIMESTAMPKIND']._serialized_start=1564
+  _globals['_TIMESTAMPKIND']._serialized_end=1665
+  _globals['_FAILEDATTEMPT']._serialized_start=110
+  _globals['_FAILEDATTEMPT']._serialized_end=277
+  _globals['_HEADER']._serialized_start=279
+  _globals['_HEADER']._serialized_end=316
+  _globals['_MESSAGE']._serialized_start=319
+  _globals['_MESSAGE']._serialized_end=688
+  _globals['_RECORD']._serialized_start=691
+  _globals['_RECORD']._serialized_end=850
+  _globals['_TOPICCONFIG']._serialized_start=853
+  _globals['_TOPICCONFIG']._serialized_end=1117
+  _globals['_TOPIC']._serialized_start=1120
+  _globals['_TOPIC']._serialized_end=1422
+  _globals['_TOPIC_LABELSENTRY']._serialized_start=1377
+  _globals['_TOPIC_LABELSENTRY']._serialized_end=1422
 # @@protoc_insertion_point(module_scope)

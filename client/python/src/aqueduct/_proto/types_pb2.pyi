@@ -9,14 +9,43 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class AttemptEnd(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ATTEMPT_END_UNSPECIFIED: _ClassVar[AttemptEnd]
+    ATTEMPT_END_RETRY: _ClassVar[AttemptEnd]
+    ATTEMPT_END_EXPIRED: _ClassVar[AttemptEnd]
+    ATTEMPT_END_LOST: _ClassVar[AttemptEnd]
+    ATTEMPT_END_REJECTED: _ClassVar[AttemptEnd]
+
 class TimestampKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TIMESTAMP_KIND_UNSPECIFIED: _ClassVar[TimestampKind]
     TIMESTAMP_KIND_CREATE: _ClassVar[TimestampKind]
     TIMESTAMP_KIND_APPEND: _ClassVar[TimestampKind]
+ATTEMPT_END_UNSPECIFIED: AttemptEnd
+ATTEMPT_END_RETRY: AttemptEnd
+ATTEMPT_END_EXPIRED: AttemptEnd
+ATTEMPT_END_LOST: AttemptEnd
+ATTEMPT_END_REJECTED: AttemptEnd
 TIMESTAMP_KIND_UNSPECIFIED: TimestampKind
 TIMESTAMP_KIND_CREATE: TimestampKind
 TIMESTAMP_KIND_APPEND: TimestampKind
+
+class FailedAttempt(_message.Message):
+    __slots__ = ("attempt", "hand_out", "end_time", "end", "consumer", "error")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    HAND_OUT_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    hand_out: int
+    end_time: _timestamp_pb2.Timestamp
+    end: AttemptEnd
+    consumer: int
+    error: str
+    def __init__(self, attempt: _Optional[int] = ..., hand_out: _Optional[int] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end: _Optional[_Union[AttemptEnd, str]] = ..., consumer: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class Header(_message.Message):
     __slots__ = ("name", "value")
