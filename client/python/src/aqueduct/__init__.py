@@ -38,6 +38,7 @@ from aqueduct.errors import (
     GroupNotFound,
     Internal,
     InvalidArgument,
+    LeaseLost,
     LimitReached,
     MemberFenced,
     MemberRemoved,
@@ -64,9 +65,11 @@ from aqueduct.groups import (
     Lag,
     Member,
     PartitionLag,
+    QueuePolicy,
     SoughtPartition,
     StartPolicy,
 )
+from aqueduct.jobs import Job, Settlement, Verdict
 from aqueduct.messages import (
     END,
     START,
@@ -82,8 +85,10 @@ from aqueduct.messages import (
     Time,
 )
 from aqueduct.producer import Delivery, Producer
+from aqueduct.queue import Queue
 from aqueduct.reader import Reader
 from aqueduct.topics import PartitionInfo, TimestampKind, Topic, Topics, TrimmedPartition
+from aqueduct.worker import Failure, Worker, WorkerStats
 
 __version__ = "0.1.0"
 
@@ -111,6 +116,7 @@ __all__ = [
     "End",
     "EtagMismatch",
     "Exhausted",
+    "Failure",
     "Fenced",
     "Group",
     "GroupExists",
@@ -120,8 +126,10 @@ __all__ = [
     "Groups",
     "Internal",
     "InvalidArgument",
+    "Job",
     "Lag",
     "Last",
+    "LeaseLost",
     "LimitReached",
     "Lost",
     "Member",
@@ -146,10 +154,13 @@ __all__ = [
     "Producer",
     "ProducerFenced",
     "Pulled",
+    "Queue",
+    "QueuePolicy",
     "Reader",
     "RebalanceEvent",
     "Record",
     "Revoking",
+    "Settlement",
     "SoughtPartition",
     "Start",
     "StartPolicy",
@@ -163,4 +174,7 @@ __all__ = [
     "Topics",
     "TrimmedPartition",
     "Unavailable",
+    "Verdict",
+    "Worker",
+    "WorkerStats",
 ]

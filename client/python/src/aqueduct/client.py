@@ -31,6 +31,7 @@ from aqueduct.messages import (
     position_to_proto,
 )
 from aqueduct.producer import Producer, as_message, outcome
+from aqueduct.queue import Queue
 from aqueduct.reader import Reader
 from aqueduct.topics import Topics
 
@@ -283,6 +284,16 @@ class Client:
             buffer_bytes=buffer_bytes,
             retry_timeout=to_seconds(retry_timeout),
         )
+
+    def queue(self, topic: str, group: str) -> Queue:
+        """Works through a queue group: each message is leased to one consumer at a time, until it
+        is done or a dead letter.
+
+            queue = client.queue("orders", "billing")
+            async with queue.worker(handle, concurrency=8) as worker:
+                await worker.ended()
+        """
+        return Queue(self._connection, topic, group)
 
     def consumer(
         self,

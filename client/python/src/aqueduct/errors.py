@@ -153,6 +153,11 @@ class GroupNotEmpty(Conflict):
     """The group has members."""
 
 
+class LeaseLost(Conflict):
+    """The lease was over, or the message done: nothing was changed, and somebody else may have
+    it."""
+
+
 class CommitBackwards(Conflict):
     """The group's position is beyond the offset already. Only a seek moves it back."""
 
@@ -270,6 +275,7 @@ BY_REASON: dict[str, type[AqueductError]] = {
     "OFFSET_MISMATCH": OffsetMismatch,
     "ETAG_MISMATCH": EtagMismatch,
     "GROUP_NOT_EMPTY": GroupNotEmpty,
+    "LEASE_LOST": LeaseLost,
     "COMMIT_BACKWARDS": CommitBackwards,
     "PRODUCER_FENCED": ProducerFenced,
     "MEMBER_FENCED": MemberFenced,

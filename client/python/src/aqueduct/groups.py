@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import Literal
 
 from aqueduct._connection import Connection, Seconds, request, to_duration
 from aqueduct._proto import groups_pb2
@@ -25,6 +26,70 @@ class StartPolicy(Enum):
     """The end; for a new group the end at the time of its creation."""
     ERROR = groups_pb2.START_POLICY_ERROR
     """Stop and say so, until a seek decides."""
+    PINNED = groups_pb2.START_POLICY_PINNED
+    """Only told: at the place that the group was created with."""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class QueuePolicy:
+    """How a queue group hands messages out; what is None is the broker's default. docs/queues.md
+    tells what each does, and its bounds."""
+
+    lease: Seconds | None = None
+    max_attempts: int | None = None
+    max_hand_outs: int | None = None
+    backoff: Seconds | None = None
+    backoff_factor_percent: int | None = None
+    backoff_max: Seconds | None = None
+    backoff_jitter_percent: int | None = None
+    dead_letters: bool | None = None
+    dead_letters_for_expired: bool | None = None
+    order_per_key: bool = False
+    on_key_failure: Literal["skip", "block", "park"] = "skip"
+    priorities: Literal["off", "strict", "weighted"] = "off"
+    max_in_flight: int = 0
+    max_in_flight_per_consumer: int = 0
+    max_in_flight_per_key: int = 0
+    messages_per_second: int = 0
+
+    def to_proto(self) -> groups_pb2.QueuePolicy:
+        """As it travels."""
+        order = groups_pb2.QUEUE_ORDER_PER_KEY if self.order_per_key else None
+        policy = request(
+            lambda: groups_pb2.QueuePolicy(
+                lease=None if self.lease is None else to_duration(self.lease),
+                max_attempts=self.max_attempts,
+                max_hand_outs=self.max_hand_outs,
+                backoff=None if self.backoff is None else to_duration(self.backoff),
+                backoff_factor_percent=self.backoff_factor_percent,
+                backoff_max=None if self.backoff_max is None else to_duration(self.backoff_max),
+                backoff_jitter_percent=self.backoff_jitter_percent,
+                order=order,
+                on_key_failure=_ON_KEY_FAILURE[self.on_key_failure],
+                priorities=_PRIORITIES[self.priorities],
+                max_in_flight=self.max_in_flight,
+                max_in_flight_per_consumer=self.max_in_flight_per_consumer,
+                max_in_flight_per_key=self.max_in_flight_per_key,
+                messages_per_second=self.messages_per_second,
+            )
+        )
+        if self.dead_letters is not None:
+            policy.dead_letters = self.dead_letters
+        if self.dead_letters_for_expired is not None:
+            policy.dead_letters_for_expired = self.dead_letters_for_expired
+        return policy
+
+
+_ON_KEY_FAILURE = {
+    "skip": groups_pb2.ON_KEY_FAILURE_UNSPECIFIED,
+    "block": groups_pb2.ON_KEY_FAILURE_BLOCK,
+    "park": groups_pb2.ON_KEY_FAILURE_PARK,
+}
+_PRIORITIES = {
+    "off": groups_pb2.QUEUE_PRIORITIES_UNSPECIFIED,
+    "strict": groups_pb2.QUEUE_PRIORITIES_STRICT,
+    "weighted": groups_pb2.QUEUE_PRIORITIES_WEIGHTED,
+}
 
 
 class GroupState(Enum):
@@ -58,6 +123,10 @@ class Group:
     create_time: datetime
     update_time: datetime
     etag: str
+    start_offsets: Sequence[int] = ()
+    """Of a group that starts at the end or at a place: where it begins in each partition."""
+    is_queue: bool = False
+    """Its messages are leased one by one."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -125,20 +194,29 @@ class Groups:
         topic: str,
         group: str,
         *,
-        start: StartPolicy | None = None,
+        start: StartPolicy | Position | None = None,
         overrun: StartPolicy | None = None,
         session_timeout: Seconds | None = None,
         labels: Mapping[str, str] | None = None,
+        queue: QueuePolicy | None = None,
         validate_only: bool = False,
     ) -> Group:
-        """Creates a group. What is not said is the broker's default. Raises `GroupExists`."""
+        """Creates a group. What is not said is the broker's default. With `queue` it is a queue
+        group, whose messages are leased one by one. It may begin at a place, such as a time: what
+        that comes to in each partition is found now, and stays (an offset needs a topic with one
+        partition). Raises `GroupExists`."""
+        policy, place = (start, None) if isinstance(start, StartPolicy) else (None, start)
         wanted = request(
             lambda: groups_pb2.CreateGroupRequest(
                 topic=topic,
-                group=_settings(group, start, overrun, session_timeout, labels),
+                group=_settings(group, policy, overrun, session_timeout, labels),
                 validate_only=validate_only,
             )
         )
+        if place is not None:
+            wanted.group.start_position.CopyFrom(position_to_proto(place))
+        if queue is not None:
+            wanted.group.queue.CopyFrom(queue.to_proto())
         return _group(await self._connection.call("Groups/CreateGroup", wanted, groups_pb2.Group))
 
     async def get(self, topic: str, group: str) -> Group:
@@ -327,6 +405,8 @@ def _group(group: groups_pb2.Group) -> Group:
         create_time=to_datetime(group.create_time),
         update_time=to_datetime(group.update_time),
         etag=group.etag,
+        start_offsets=tuple(group.start_offsets),
+        is_queue=group.HasField("queue"),
     )
 
 
