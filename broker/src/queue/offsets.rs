@@ -13,68 +13,80 @@ const WHOLE_RUNS_FROM: u64 = 1_024;
 
 /// A set of offsets.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Offsets(RoaringTreemap);
+pub(crate) struct Offsets {
+    set: RoaringTreemap,
+    /// How many are in the set, which the bitmap would count anew each time.
+    len: u64,
+}
 
 impl Offsets {
     pub(crate) fn insert(&mut self, offset: u64) -> bool {
-        self.0.insert(offset)
+        let is_new = self.set.insert(offset);
+        self.len += u64::from(is_new);
+        is_new
     }
 
     /// Returns how many of the range were not in the set.
     pub(crate) fn insert_range(&mut self, range: Range<u64>) -> u64 {
-        match range.end.saturating_sub(range.start) {
+        let added = match range.end.saturating_sub(range.start) {
             0 => 0,
-            1 => u64::from(self.0.insert(range.start)),
-            _ => self.0.insert_range(range),
-        }
+            1 => u64::from(self.set.insert(range.start)),
+            _ => self.set.insert_range(range),
+        };
+        self.len += added;
+        added
     }
 
     pub(crate) fn remove(&mut self, offset: u64) -> bool {
-        self.0.remove(offset)
+        let was_there = self.set.remove(offset);
+        self.len -= u64::from(was_there);
+        was_there
     }
 
     /// Returns how many of the range were in the set.
     pub(crate) fn remove_range(&mut self, range: Range<u64>) -> u64 {
-        match range.end.saturating_sub(range.start) {
+        let removed = match range.end.saturating_sub(range.start) {
             0 => 0,
-            1 => u64::from(self.0.remove(range.start)),
-            _ => self.0.remove_range(range),
-        }
+            1 => u64::from(self.set.remove(range.start)),
+            _ => self.set.remove_range(range),
+        };
+        self.len -= removed;
+        removed
     }
 
     pub(crate) fn contains(&self, offset: u64) -> bool {
-        self.0.contains(offset)
+        self.set.contains(offset)
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.0.len()
+        self.len
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.set.is_empty()
     }
 
     pub(crate) fn first(&self) -> Option<u64> {
-        self.0.min()
+        self.set.min()
     }
 
     pub(crate) fn last(&self) -> Option<u64> {
-        self.0.max()
+        self.set.max()
     }
 
     /// How many offsets of the range are in the set.
     pub(crate) fn count(&self, range: Range<u64>) -> u64 {
         match range.end.saturating_sub(range.start) {
             0 => 0,
-            1 => u64::from(self.0.contains(range.start)),
-            _ if self.0.is_empty() => 0,
-            _ => self.0.range_cardinality(range),
+            1 => u64::from(self.set.contains(range.start)),
+            _ if self.set.is_empty() => 0,
+            _ => self.set.range_cardinality(range),
         }
     }
 
     /// The offsets at and after `from`, in order.
     pub(crate) fn iter_from(&self, from: u64) -> impl Iterator<Item = u64> + '_ {
-        let mut offsets = self.0.iter();
+        let mut offsets = self.set.iter();
         offsets.advance_to(from);
         offsets
     }
@@ -82,7 +94,7 @@ impl Offsets {
     /// The first run at or after `from`, cut after `max` offsets. Two runs may touch.
     pub(crate) fn run_from(&self, from: u64, max: u64) -> Option<Range<u64>> {
         let (high, low) = ((from >> 32) as u32, from as u32);
-        for (key, bitmap) in self.0.bitmaps() {
+        for (key, bitmap) in self.set.bitmaps() {
             if key < high {
                 continue;
             }
@@ -126,18 +138,18 @@ impl Offsets {
 
     /// Chooses the smallest form for each part.
     pub(crate) fn optimise(&mut self) {
-        self.0.optimize();
+        self.set.optimize();
     }
 
     /// Memory about as large as this, and the bytes of [`Offsets::save`].
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
-        self.0.serialized_size()
+        self.set.serialized_size()
     }
 
     /// Appends the set in the portable roaring format.
     pub(crate) fn save(&self, out: &mut Vec<u8>) {
-        let mut smallest = self.0.clone();
+        let mut smallest = self.set.clone();
         smallest.optimize();
         // A vector takes everything.
         let _ = smallest.serialize_into(out);
@@ -148,12 +160,15 @@ impl Offsets {
     pub(crate) fn load(bytes: &[u8]) -> Option<Offsets> {
         let mut rest = bytes;
         let set = RoaringTreemap::deserialize_from(&mut rest).ok()?;
-        rest.is_empty().then_some(Offsets(set))
+        let len = set.len();
+        rest.is_empty().then_some(Offsets { set, len })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+
     use super::*;
 
     #[test]
@@ -169,6 +184,25 @@ mod tests {
         assert_eq!(set.take_run(9), Some(5..8));
         assert_eq!(set.remove_range(0..u64::MAX), 2);
         assert_eq!(set.take_run(1), None);
+    }
+
+    #[test]
+    fn it_knows_how_many_it_holds() {
+        let mut random = StdRng::seed_from_u64(super::super::testing::seed());
+        let mut set = Offsets::default();
+        for _ in 0..5_000 {
+            let first =
+                random.random_range(0..3_u64) * ((1 << 32) - 50) + random.random_range(0..99);
+            let range = first..first + random.random_range(0..20);
+            match random.random_range(0..5) {
+                0 => drop(set.insert(first)),
+                1 => drop(set.remove(first)),
+                2 => drop(set.insert_range(range)),
+                3 => drop(set.remove_range(range)),
+                _ => drop(set.take_run(9)),
+            }
+            assert_eq!(set.len(), set.set.len());
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! A map from offsets to small values of one size: little room, quick in order. Pure.
 //!
-//! Values lie in pages of 64 neighbouring offsets; a page holds a bit for each offset and the
+//! Values lie in pages of 128 neighbouring offsets; a page holds a bit for each offset and the
 //! values of those that are present, in order and close together.
 
 use std::{collections::BTreeMap, ops::Range};
 
-const PAGE: u64 = 64;
+const PAGE: u64 = 128;
 
 /// A sorted map with `u64` keys.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ impl<V> Default for Pages<V> {
 #[derive(Debug, Clone)]
 struct Page<V> {
     /// Bit `i`: the page's offset `i` is present. As many bits as values.
-    present: u64,
+    present: u128,
     values: Vec<V>,
 }
 
@@ -63,7 +63,16 @@ impl<V: Copy> Page<V> {
     fn remove(&mut self, bit: u64) -> V {
         let value = self.values.remove(self.rank(bit));
         self.present &= !(1 << bit);
+        self.give_back_room();
         value
+    }
+
+    /// What stays of a page whose values are mostly gone must not keep the room of all.
+    fn give_back_room(&mut self) {
+        let unused = self.values.capacity() - self.values.len();
+        if unused >= (self.values.len() / 8).max(2) {
+            self.values.shrink_to_fit();
+        }
     }
 }
 
@@ -159,7 +168,7 @@ impl<V: Copy> Pages<V> {
             let bits = bits_of(key, &range);
             let (mut from, mut to) = (page.rank(bits.start), page.rank(bits.start));
             let width = bits.end - bits.start;
-            let mask = (u64::MAX >> (PAGE - width)) << bits.start;
+            let mask = (u128::MAX >> (PAGE - width)) << bits.start;
             let mut left = page.present & mask;
             while left != 0 {
                 let bit = u64::from(left.trailing_zeros());
@@ -176,6 +185,8 @@ impl<V: Copy> Pages<V> {
             self.len -= page.values.drain(to..from).len();
             if page.present == 0 {
                 emptied.push(key);
+            } else if to < from {
+                page.give_back_room();
             }
         }
         for key in emptied {
@@ -203,7 +214,7 @@ impl<V: Copy> Pages<V> {
     /// The last offset that has a value.
     pub(crate) fn last(&self) -> Option<u64> {
         let (key, page) = self.pages.last_key_value()?;
-        Some(key * PAGE + u64::from(63 - page.present.leading_zeros()))
+        Some(key * PAGE + u64::from(127 - page.present.leading_zeros()))
     }
 
     /// Bytes that the map takes, about: values, pages, and the half-full nodes of the tree.

@@ -91,6 +91,40 @@ fn a_million_open_messages_take_forty_megabytes_and_ten_bytes_each_when_saved() 
     assert_eq!(State::load(&saved).unwrap().save(), saved);
 }
 
+/// A fifth of the ten million for which 50 MB and a snapshot of 10 MB are promised.
+#[test]
+fn what_is_left_open_when_nine_in_ten_are_settled_at_random_keeps_no_room_of_the_others() {
+    const END: u64 = 2_000_000;
+    let mut state = begun(END);
+    let mut random = StdRng::seed_from_u64(5);
+    for first in (0..END).step_by(10_000) {
+        let now_ms = 1_800_000_000_000 + first as i64 / 100;
+        let grant = lease(&state, first..first + 10_000, now_ms + 30_000);
+        apply(&mut state, now_ms, END, vec![grant]);
+        let verdict = |offset: u64| Verdict {
+            first: offset,
+            count: 1,
+            lease: offset + 1,
+            action: Some(match random.random_bool(0.9) {
+                true => Action::Ack(true),
+                false => Action::Retry(Retry {
+                    at_ms: now_ms + 86_400_000,
+                    error: String::new(),
+                }),
+            }),
+        };
+        let verdicts = (first..first + 10_000).map(verdict).collect();
+        apply(&mut state, now_ms, END, vec![settle(verdicts)]);
+    }
+    let saved = state.save().len();
+    println!(
+        "2 M, 1 in 10 open: {} kB, saved {} kB",
+        state.bytes() / 1_000,
+        saved / 1_000
+    );
+    assert!(state.bytes() <= 10_000_000 && saved <= 2_000_000);
+}
+
 #[test]
 fn ten_million_ready_messages_in_order_take_a_window() {
     let state = begun(10_000_000);
