@@ -53,7 +53,8 @@ pub const MAX_TOPICS: usize = 10_000;
 /// Named producers.
 pub const MAX_NAMED_PRODUCERS: usize = 100_000;
 /// Producers of the broker's own: one for each queue group and partition with dead letters, and
-/// one for each pair of partitions between which dead letters were redriven.
+/// one for each pair of partitions between which dead letters were redriven, and for each between
+/// which steps published.
 pub const MAX_INTERNAL_PRODUCERS: usize = 100_000;
 /// Nameless producers remembered per partition; beyond, the longest unseen go.
 pub const MAX_PRODUCERS_PER_PARTITION: usize = 10_000;
@@ -100,6 +101,20 @@ pub const MAX_HEADER_EDIT_BYTES: usize = 8 << 10;
 pub const MAX_SETTLEMENTS_WAITING: usize = 500_000;
 /// Verdicts in one request.
 pub const MAX_SETTLEMENTS: usize = 10_000;
+/// Results that one step publishes.
+pub const MAX_STEP_RESULTS: usize = 1_000;
+/// Bytes of the results of one step.
+pub const MAX_STEP_BYTES: u64 = 8 << 20;
+/// Results of a queue group and partition that wait to be published; beyond, steps with results
+/// are refused.
+pub const MAX_RESULTS_WAITING: u64 = 10_000;
+/// Their bytes, with 128 for each; as above.
+pub const MAX_RESULT_BYTES_WAITING: u64 = 16 << 20;
+/// Partitions of other topics, or its own, that the steps of a queue group and partition publish
+/// to.
+pub const MAX_RESULT_TARGETS: usize = 1_000;
+/// Latest steps of a queue group and partition that are known again.
+pub const MAX_STEPS_REMEMBERED: usize = 10_000;
 /// Parked keys of one queue group and partition; when they are reached, a dead letter parks no
 /// further key.
 pub const MAX_PARKED_KEYS: usize = 100_000;

@@ -35,9 +35,11 @@ impl Step {
     /// Whether it is for more to be kept: the others end something, and let retention free space.
     pub(super) fn takes_room(&self) -> bool {
         let kinds = self.batch.commands.iter().map(|command| &command.kind);
-        kinds
-            .flatten()
-            .any(|kind| matches!(kind, Kind::Lease(_) | Kind::Delay(_)))
+        kinds.flatten().any(|kind| match kind {
+            Kind::Lease(_) | Kind::Delay(_) => true,
+            Kind::Complete(step) => !step.results.is_empty(),
+            _ => false,
+        })
     }
 }
 

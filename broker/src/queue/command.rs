@@ -11,6 +11,8 @@ use std::ops::Range;
 
 use prost::Message;
 
+use super::parcel::{Completion, Written};
+
 /// Several commands in one entry, applied in order.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Batch {
@@ -26,7 +28,7 @@ pub(crate) struct Batch {
 /// A change of one queue.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Command {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub(crate) kind: Option<Kind>,
 }
 
@@ -67,6 +69,12 @@ pub(crate) enum Kind {
     /// A message that was never handed out waits for another time.
     #[prost(message, tag = "12")]
     Delay(Delay),
+    /// Verdicts of a consumer and what they have published, all or nothing.
+    #[prost(message, tag = "13")]
+    Complete(Completion),
+    /// Results are in their topics.
+    #[prost(message, tag = "14")]
+    Written(Written),
 }
 
 /// Neighbouring offsets.
@@ -262,6 +270,9 @@ pub(crate) struct Reply {
     /// Of each message that it names, in the order of the command.
     #[prost(message, repeated, tag = "2")]
     pub(crate) spans: Vec<Span>,
+    /// Of a step that was made: the number of each result among those of its target.
+    #[prost(uint64, repeated, tag = "3")]
+    pub(crate) numbers: Vec<u64>,
 }
 
 /// The same result for neighbouring messages.
@@ -310,6 +321,10 @@ pub(crate) enum Status {
     Fenced = 9,
     /// The message was handed out before, so no delay is left to be changed.
     HandedOut = 10,
+    /// The step was made before.
+    Repeated = 11,
+    /// Of a step: not all of its verdicts can be made, so none was.
+    NotMade = 12,
 }
 
 impl Command {

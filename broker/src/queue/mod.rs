@@ -12,6 +12,7 @@
 //!   retry times, settled, dead          keys, time to live
 //! ```
 //! - [`command`]: what lies in the log. Whoever proposes has resolved the [`policy`] before.
+//! - [`parcel`], [`outbox`]: what is published together with verdicts.
 //! - [`state`], with verdicts, dropping, the saved form and the [`view`] of it apart.
 //! - [`schedule`], with keys, [`levels`] of priority and what it follows apart.
 //! - [`policy`], its [`fields`], [`filter`], [`rate`]: rules without memory, or nearly.
@@ -33,7 +34,9 @@ pub(crate) mod levels;
 #[cfg(test)]
 mod model;
 pub(crate) mod offsets;
+pub(crate) mod outbox;
 pub(crate) mod pages;
+pub(crate) mod parcel;
 pub(crate) mod policy;
 pub(crate) mod rate;
 pub(crate) mod record;

@@ -1,11 +1,12 @@
 //! A queue as short and slow as can be: one plain record per message, one loop per command. Only
 //! in tests, to hold against the real state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     command::{Action, Delay, DropReason, Kind, Reason, Status, Verdicts},
     history::End,
+    parcel::{Completion, Parcel, Target, Written},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub(super) struct Letter {
     pub(super) message: Message,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Model {
     pub(super) begun: bool,
     pub(super) epoch: u64,
@@ -61,6 +62,11 @@ pub(super) struct Model {
     pub(super) expired: u64,
     pub(super) died: u64,
     pub(super) trimmed: u64,
+    /// All results of each target, and how many of them are written.
+    pub(super) lines: BTreeMap<Target, (Vec<Parcel>, usize)>,
+    /// First offset, first lease, number of messages.
+    pub(super) steps: BTreeSet<(u64, u64, u64)>,
+    pub(super) dropped: u64,
 }
 
 /// (offset, result, lease or 0)
@@ -147,9 +153,61 @@ impl Model {
                 }
             }
             Kind::Delay(delay) => return (self.delay(delay), results),
+            Kind::Complete(completion) => return self.complete(completion, discard),
+            Kind::Written(written) => return (self.written(written), results),
             Kind::Unpark(key) => drop(self.parked.remove(key)),
         }
         (Status::Done, results)
+    }
+
+    /// On a copy, which replaces the model if everything was made.
+    fn complete(&mut self, completion: &Completion, discard: bool) -> (Status, Results) {
+        let mut verdicts = completion.verdicts.clone();
+        let Some(first) = verdicts.verdicts.first() else {
+            return (Status::Unreadable, Vec::new());
+        };
+        let count = verdicts.verdicts.iter().map(|it| it.count.max(1)).sum();
+        let id = (first.first, first.lease, count);
+        if self.steps.contains(&id) {
+            return (Status::Repeated, Vec::new());
+        }
+        for verdict in &mut verdicts.verdicts {
+            if matches!(verdict.action, Some(Action::Extend(_))) {
+                verdict.action = None;
+            }
+        }
+        let mut after = self.clone();
+        let settle = Kind::Settle(verdicts.clone());
+        let results = after.judge_all(&settle, &verdicts, discard);
+        if results.iter().any(|(_, status, _)| *status != Status::Done) {
+            return (Status::NotMade, results);
+        }
+        for parcel in &completion.results {
+            let line = after.lines.entry(parcel.target()).or_default();
+            line.0.push(parcel.clone());
+        }
+        after.steps.insert(id);
+        *self = after;
+        (Status::Done, results)
+    }
+
+    fn written(&mut self, written: &Written) -> Status {
+        for line in &written.lines {
+            let known = self.lines.get(&line.target());
+            if known.is_some_and(|known| line.up_to > known.0.len() as u64) {
+                return Status::BeyondEnd;
+            }
+        }
+        for line in &written.lines {
+            if let Some((all, done)) = self.lines.get_mut(&line.target()) {
+                *done = (*done).max(line.up_to as usize);
+                if line.is_gone {
+                    self.dropped += (all.len() - *done) as u64;
+                    self.lines.remove(&line.target());
+                }
+            }
+        }
+        Status::Done
     }
 
     fn lease(&mut self, offset: u64, (deadline_ms, consumer): (i64, u64)) -> (Status, u64) {

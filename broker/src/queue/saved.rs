@@ -14,6 +14,7 @@
 //! | error texts of dead letters | count, then (number, length, text) each |
 //! | histories of open messages | count, then (offset, length, bytes as in [`super::history`]) each; not in version 1 |
 //! | histories of dead letters | count, then (number, length, bytes) each; not in version 1 |
+//! | results and steps | see [`Outbox`]; not in version 1 |
 //!
 //! Offsets and numbers are differences to the one before; times and leases too, in zigzag. An
 //! open message begins with a byte of flags (below) that leaves out what is as expected, so
@@ -30,6 +31,7 @@ use super::{
     command::{REASONS, Reason},
     history::Histories,
     offsets::Offsets,
+    outbox::Outbox,
     pages::Pages,
     record::{Dead, Lease, MAX_TIME_MS, PackedDead, PackedRecord, Phase, Record},
     settled::Settled,
@@ -41,13 +43,13 @@ const VERSION: u8 = 2;
 /// The oldest that is read.
 const OLDEST_VERSION: u8 = 1;
 /// No count or number that begins at nothing comes near it; so what is loaded can still grow.
-const MAX_NUMBER: u64 = 1 << 62;
+pub(super) const MAX_NUMBER: u64 = 1 << 62;
 const COUNTERS: usize = 10 + REASONS;
 
 /// The bytes are not a saved queue; says which part is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("saved queue: {0}")]
-pub(crate) struct Damaged(&'static str);
+pub(crate) struct Damaged(pub(super) &'static str);
 
 /// Flags of an open message. The phase is in the lowest two bits.
 const RETRY: u8 = 1;
@@ -69,7 +71,7 @@ struct Before {
     lease: Option<Lease>,
 }
 
-fn put(out: &mut Vec<u8>, value: u64) {
+pub(super) fn put(out: &mut Vec<u8>, value: u64) {
     encode_varint(value, out);
 }
 
@@ -104,7 +106,7 @@ fn put_histories(out: &mut Vec<u8>, histories: &BTreeMap<u64, Box<[u8]>>) {
 }
 
 /// The rest of the bytes.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn byte(&mut self, what: &'static str) -> Result<u8, Damaged> {
@@ -113,7 +115,7 @@ impl<'a> Reader<'a> {
         Ok(*first)
     }
 
-    fn number(&mut self, what: &'static str) -> Result<u64, Damaged> {
+    pub(super) fn number(&mut self, what: &'static str) -> Result<u64, Damaged> {
         decode_varint(&mut self.0).map_err(|_| Damaged(what))
     }
 
@@ -134,11 +136,11 @@ impl<'a> Reader<'a> {
         possible.then_some(time_ms).ok_or(Damaged(what))
     }
 
-    fn small(&mut self, what: &'static str) -> Result<u32, Damaged> {
+    pub(super) fn small(&mut self, what: &'static str) -> Result<u32, Damaged> {
         u32::try_from(self.number(what)?).map_err(|_| Damaged(what))
     }
 
-    fn bytes(&mut self, len: u64, what: &'static str) -> Result<&'a [u8], Damaged> {
+    pub(super) fn bytes(&mut self, len: u64, what: &'static str) -> Result<&'a [u8], Damaged> {
         let len = usize::try_from(len).map_err(|_| Damaged(what))?;
         let (bytes, rest) = self.0.split_at_checked(len).ok_or(Damaged(what))?;
         self.0 = rest;
@@ -405,6 +407,7 @@ impl State {
         for histories in self.histories.saved() {
             put_histories(&mut out, histories);
         }
+        self.outbox.save(&mut out);
         out
     }
 
@@ -453,6 +456,7 @@ impl State {
         state.load_dead(&mut reader)?;
         if version > 1 {
             state.load_histories(&mut reader)?;
+            state.outbox = Outbox::load(&mut reader, state.next_lease - 1)?;
         }
         reader
             .0

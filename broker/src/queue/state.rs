@@ -21,6 +21,7 @@
 //! - A dead letter takes the next number, without gaps, and is settled at once; what its copy
 //!   needs is kept under its number until the copy is written. So neither a seek nor a trim
 //!   takes a dead letter back or leaves a hole in the numbers.
+//! - The results of a step are taken in with its verdicts, or neither is.
 //! - Time is the entries' and never goes back: an earlier one counts as the greatest seen.
 
 use std::{
@@ -33,6 +34,7 @@ use super::{
     events::Event,
     history::Histories,
     offsets::Offsets,
+    outbox::Outbox,
     pages::Pages,
     record::{Lease, PackedDead, PackedRecord, Phase, Record},
     settled::Settled,
@@ -109,6 +111,7 @@ pub(crate) struct State {
     /// Hashes of keys whose messages go to the dead letters until they are unparked.
     pub(super) parked: BTreeSet<u64>,
     pub(super) counters: Counters,
+    pub(super) outbox: Outbox,
     /// The leased among `open`; derived.
     pub(super) leased: Offsets,
 }
@@ -132,6 +135,7 @@ impl Default for State {
             dead_written: 0,
             parked: BTreeSet::new(),
             counters: Counters::default(),
+            outbox: Outbox::default(),
             leased: Offsets::default(),
         }
     }
@@ -148,7 +152,7 @@ impl Reply {
     pub(super) fn of(status: Status) -> Reply {
         Reply {
             status: status as i32,
-            spans: Vec::new(),
+            ..Reply::default()
         }
     }
 
@@ -156,6 +160,7 @@ impl Reply {
         Reply {
             status: Status::Done as i32,
             spans: spans.into_vec(),
+            ..Reply::default()
         }
     }
 }
@@ -213,6 +218,8 @@ impl State {
             Kind::DeadWritten(up_to) => self.dead_written(*up_to),
             Kind::Drop(dropping) => self.drop_messages(dropping, discard, end, events),
             Kind::Delay(delay) => self.delay(delay, end, events),
+            Kind::Complete(completion) => self.complete(completion, discard, events),
+            Kind::Written(written) => Reply::of(self.outbox.note_written(written)),
             Kind::Unpark(key) => {
                 self.parked.remove(key);
                 events.push(Event::Unparked { key: *key });

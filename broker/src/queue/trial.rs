@@ -7,6 +7,7 @@
 //! state after every step, and every hand-out with what the model allows.
 
 mod checks;
+mod steps;
 
 use std::{ops::Range, panic::catch_unwind};
 
@@ -21,6 +22,7 @@ use super::{
     events::Event,
     known::Attributes,
     model::{Is, Model, Results},
+    parcel::Completion,
     policy::{OnKeyFailure, Order, Outcome, Policy, Priorities, Tries},
     schedule::{Rules, Schedule},
     state::State,
@@ -46,6 +48,8 @@ struct World {
     leaving: Vec<(Range<u64>, DropReason)>,
     /// (offset, lease, consumer) of old and present leases.
     leases: Vec<(u64, u64, u64)>,
+    /// Old and present steps, made or not.
+    steps: Vec<Completion>,
 }
 
 fn expand(reply: &Reply) -> Results {
@@ -98,6 +102,7 @@ impl World {
             taken: Vec::new(),
             leaving: Vec::new(),
             leases: Vec::new(),
+            steps: Vec::new(),
         };
         world.apply(vec![Kind::Begin(0)]);
         world
@@ -408,6 +413,9 @@ impl World {
                 action: Some(action),
             });
         }
+        if self.chance(0.3) {
+            return self.complete(verdicts);
+        }
         let consumer = by;
         let verdicts = Verdicts { consumer, verdicts };
         // A consumer's verdicts in the leader's words must fail, not pass.
@@ -490,6 +498,7 @@ impl World {
             92 => self.lose_consumer(),
             93..96 => self.rare_step(),
             96 => self.crash(),
+            97 if self.chance(0.5) => self.write_results(),
             97 => {
                 let up_to = self.below(self.model.letters.len() as u64 + 2);
                 self.apply(vec![Kind::DeadWritten(up_to)]);

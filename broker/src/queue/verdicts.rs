@@ -2,18 +2,20 @@
 //!
 //! All three name (offset, lease, outcome) and are made or refused message by message.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use super::{
     command::{Action, Death, Reason, Reply, Retry, Status, Verdict, Verdicts},
     events::Event,
     history::{Attempt, End},
+    outbox::StepId,
     pages::Visit,
+    parcel::Completion,
     record::{Phase, Record},
     spans::Spans,
     state::State,
 };
-use crate::limits::{MAX_FAILURE_BYTES, MAX_PARKED_KEYS};
+use crate::limits::{MAX_FAILURE_BYTES, MAX_PARKED_KEYS, MAX_SETTLEMENTS};
 
 /// Who judges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,6 +261,76 @@ impl State {
                 }
             });
         }
+    }
+
+    /// Makes all verdicts of a step and takes its results in, or changes nothing.
+    pub(super) fn complete(
+        &mut self,
+        completion: &Completion,
+        discard: bool,
+        events: &mut Vec<Event>,
+    ) -> Reply {
+        let verdicts = &completion.verdicts;
+        let Some(step) = StepId::of(verdicts) else {
+            return Reply::of(Status::Unreadable);
+        };
+        let named = verdicts.verdicts.iter().map(|verdict| verdict.count.max(1));
+        let named = named.fold(0, u64::saturating_add);
+        if named > MAX_SETTLEMENTS as u64 {
+            return Reply::of(Status::TooMany);
+        }
+        let spans = Reply::with(self.examine(verdicts)).spans;
+        if spans.iter().map(|span| span.count).sum::<u64>() != named {
+            // Of an offset that cannot be nothing is said.
+            return Reply::of(Status::Unreadable);
+        }
+        if spans.iter().any(|span| span.status() != Status::Done) {
+            if self.outbox.knows(&step) {
+                return Reply::of(Status::Repeated);
+            }
+            return Reply {
+                spans,
+                ..Reply::of(Status::NotMade)
+            };
+        }
+        let mut reply = self.judge(Rule::Settle, verdicts, discard, events);
+        reply.numbers = self.outbox.add(&completion.results);
+        self.outbox.remember(step);
+        reply
+    }
+
+    /// What would become of the verdicts of a step. Each has to end a lease, so a message that is
+    /// named again has lost it by then.
+    fn examine(&self, verdicts: &Verdicts) -> Spans {
+        let mut spans = Spans::default();
+        let mut named = BTreeSet::new();
+        for verdict in &verdicts.verdicts {
+            let action = verdict.action.as_ref();
+            let ends =
+                |action: &&Action| is_readable(action) && !matches!(action, Action::Extend(_));
+            if action.filter(ends).is_none() {
+                spans.push(verdict.range(), Status::Unreadable);
+                continue;
+            }
+            let range = verdict.range();
+            for offset in range.clone() {
+                let claim = Claim {
+                    rule: Rule::Settle,
+                    lease: verdict.lease.wrapping_add(offset - range.start),
+                    consumer: verdicts.consumer,
+                    now_ms: self.now_ms,
+                };
+                let status = match self.open.get(offset) {
+                    Some(packed) if !named.contains(&offset) => claim.check(&packed.into()),
+                    _ => Status::LeaseLost,
+                };
+                if status == Status::Done {
+                    named.insert(offset);
+                }
+                spans.push(offset..offset + 1, status);
+            }
+        }
+        spans
     }
 
     fn note_error(&mut self, run: Range<u64>, error: &str) {

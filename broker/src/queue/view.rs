@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, ops::Range};
 
 use super::{
     history::{Attempt, attempts},
+    outbox::Outbox,
     record::{Dead, Lease, Phase, Record},
     state::{Counters, State},
 };
@@ -91,6 +92,11 @@ impl State {
 
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Results of steps on their way to their topics, and the steps that were made.
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     pub(crate) fn standing(&self, offset: u64) -> Standing {

@@ -8,6 +8,7 @@ use super::{
         history::Attempt,
         levels::DEFAULT_PRIORITY,
         model::{Is, Message},
+        outbox::Waiting,
         policy::{OnKeyFailure, Order, Priorities},
         record::Phase,
         view::Standing,
@@ -253,6 +254,22 @@ impl World {
             (model.acked, model.expired, model.died, model.trimmed)
         );
         self.check_letters();
+        self.check_results();
+    }
+
+    fn check_results(&self) {
+        let outbox = self.state.outbox();
+        assert!(outbox.targets().eq(self.model.lines.keys().copied()));
+        let mut waiting = Waiting::default();
+        for (target, (all, written)) in &self.model.lines {
+            let span = Some((*written as u64, all.len() as u64));
+            assert_eq!(outbox.span(*target), span);
+            let left = &all[*written..];
+            assert!(outbox.parcels(*target, 0).eq(left));
+            waiting.add(Waiting::of(left));
+        }
+        assert_eq!(outbox.waiting(), waiting);
+        assert_eq!(outbox.totals().1, self.model.dropped);
     }
 
     fn check_letters(&self) {
