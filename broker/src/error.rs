@@ -204,6 +204,26 @@ pub enum Refusal {
         offset: u64,
         lease: u64,
     },
+    #[error(
+        "nothing was done about offset {offset} in partition {partition}: another settlement of the step could not be made"
+    )]
+    StepRefused { partition: u32, offset: u64 },
+    #[error(
+        "results of steps wait to be published: {value} {what} with these, the limit is {limit}; try again when some are"
+    )]
+    ResultsFull {
+        what: String,
+        value: u64,
+        limit: u64,
+    },
+    #[error(
+        "{results} results of steps of group \"{group}\" of topic \"{topic}\" are not in their topics yet"
+    )]
+    ResultsWaiting {
+        topic: String,
+        group: String,
+        results: u64,
+    },
     #[error("dead letters of \"{topic}\" are being redriven or discarded by somebody else")]
     DeadLettersBusy { topic: String },
     #[error("partition {partition} is not assigned to member \"{member}\"")]
@@ -292,6 +312,9 @@ impl Refusal {
             Refusal::NotAssigned { .. } => (Code::FailedPrecondition, "NOT_ASSIGNED"),
             Refusal::WrongGroupKind { .. } => (Code::FailedPrecondition, "WRONG_GROUP_KIND"),
             Refusal::LeaseLost { .. } => (Code::FailedPrecondition, "LEASE_LOST"),
+            Refusal::StepRefused { .. } => (Code::FailedPrecondition, "STEP_REFUSED"),
+            Refusal::ResultsFull { .. } => (Code::ResourceExhausted, "RESULTS_FULL"),
+            Refusal::ResultsWaiting { .. } => (Code::FailedPrecondition, "RESULTS_WAITING"),
             Refusal::DeadLettersBusy { .. } => (Code::FailedPrecondition, "DEAD_LETTERS_BUSY"),
             Refusal::LimitReached { .. } => (Code::ResourceExhausted, "LIMIT_REACHED"),
             Refusal::DiskFull { .. } => (Code::ResourceExhausted, "DISK_FULL"),
@@ -490,6 +513,24 @@ impl Refusal {
                 ("offset", offset.to_string()),
                 ("lease", lease.to_string()),
             ],
+            Refusal::StepRefused { partition, offset } => vec![
+                ("partition", partition.to_string()),
+                ("offset", offset.to_string()),
+            ],
+            Refusal::ResultsFull { what, value, limit } => vec![
+                ("field", what.clone()),
+                ("value", value.to_string()),
+                ("limit", limit.to_string()),
+            ],
+            Refusal::ResultsWaiting {
+                topic,
+                group,
+                results,
+            } => vec![
+                ("topic", topic.clone()),
+                ("group", group.clone()),
+                ("results", results.to_string()),
+            ],
             Refusal::DeadLettersBusy { topic } => vec![("topic", topic.clone())],
             Refusal::LimitReached { what, limit } => {
                 vec![("field", what.clone()), ("limit", limit.to_string())]
@@ -527,7 +568,9 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Refusal::DiskFull { .. } => Some(DISK_FULL_RETRY),
-            Refusal::Unavailable { .. } | Refusal::Draining => Some(Duration::from_millis(200)),
+            Refusal::Unavailable { .. } | Refusal::Draining | Refusal::ResultsFull { .. } => {
+                Some(Duration::from_millis(200))
+            }
             _ => None,
         }
     }

@@ -5,6 +5,7 @@
 //! choice of the partition, and the node's budget of bytes that wait for their sync.
 
 mod options;
+mod results;
 
 use std::{sync::Arc, time::Instant};
 
@@ -19,7 +20,10 @@ use aqueduct_proto::{
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-pub(crate) use self::options::{Options, whole_ms};
+pub(crate) use self::{
+    options::{Options, whole_ms},
+    results::{Addressed, NewResult},
+};
 use crate::{
     clock::Clock,
     error::Refusal,

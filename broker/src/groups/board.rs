@@ -46,6 +46,8 @@ pub(crate) struct QueueNumbers {
     pub(crate) counts: Counts,
     pub(crate) counters: Counters,
     pub(crate) parked_keys: u64,
+    /// Results of steps that wait, that were published, and that were dropped with their topic.
+    pub(crate) results: [u64; 3],
 }
 
 impl QueueNumbers {
@@ -53,6 +55,9 @@ impl QueueNumbers {
         self.counts.add(&other.counts);
         self.counters.add(&other.counters);
         self.parked_keys += other.parked_keys;
+        for (sum, more) in self.results.iter_mut().zip(other.results) {
+            *sum += more;
+        }
     }
 }
 
@@ -183,6 +188,11 @@ impl Services {
                         counts: view.counts,
                         counters: view.counters,
                         parked_keys: view.parked_keys,
+                        results: [
+                            view.results.results,
+                            view.results_done.0,
+                            view.results_done.1,
+                        ],
                     });
                 }
             }

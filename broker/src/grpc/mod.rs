@@ -14,6 +14,7 @@ mod reader;
 mod schedules;
 mod service;
 mod status;
+mod steps;
 mod topics;
 
 use std::sync::Arc;
@@ -78,6 +79,9 @@ pub(crate) async fn routes(
     };
     let publisher = PublisherServer::new(Publisher::new(services.clone()))
         .max_decoding_message_size(MAX_REQUEST_BYTES);
+    // The results of a step are messages, too.
+    let queues = QueuesServer::new(Queues::new(services.clone()))
+        .max_decoding_message_size(MAX_REQUEST_BYTES);
     let routes = Routes::new(health)
         .add_service(descriptors().build_v1()?)
         .add_service(descriptors().build_v1alpha()?)
@@ -86,7 +90,7 @@ pub(crate) async fn routes(
         .add_service(TopicsServer::new(Topics::new(services.clone())))
         .add_service(GroupsServer::new(Groups::new(services.clone())))
         .add_service(ConsumerServer::new(Consumer::new(services.clone())))
-        .add_service(QueuesServer::new(Queues::new(services.clone())))
+        .add_service(queues)
         .add_service(SchedulesServer::new(Schedules::new(services.clone())))
         .add_service(DeadLettersServer::new(DeadLetters::new(services.clone())))
         .add_service(OpsServer::new(Ops::new(services)));

@@ -6,7 +6,7 @@
 //! of requests is in flight, and acknowledgements leave in order.
 
 mod stream;
-mod wire;
+pub(super) mod wire;
 
 use std::{pin::Pin, sync::Arc};
 

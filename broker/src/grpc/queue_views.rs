@@ -27,7 +27,7 @@ fn encode_counts(counts: &Counts) -> MessageCounts {
     }
 }
 
-fn encode_totals(counters: &Counters) -> QueueTotals {
+fn encode_totals(counters: &Counters, results: (u64, u64)) -> QueueTotals {
     let dead = |reason: Reason| counters.dead[reason as usize];
     QueueTotals {
         acked: counters.acked,
@@ -45,15 +45,20 @@ fn encode_totals(counters: &Counters) -> QueueTotals {
         unmatched: counters.unmatched,
         trimmed: counters.trimmed,
         unparkable: counters.unparkable,
+        results_published: results.0,
+        results_dropped: results.1,
     }
 }
 
 pub(super) fn encode_views(views: &[QueueView]) -> DescribeQueueResponse {
     let (mut counts, mut counters) = (Counts::default(), Counters::default());
+    let mut results = (0, 0);
     let mut failed = Vec::new();
     for view in views {
         counts.add(&view.counts);
         counters.add(&view.counters);
+        let (published, dropped) = view.results_done;
+        results = (results.0 + published, results.1 + dropped);
     }
     for attempts in 1..crate::queue::view::ATTEMPT_BUCKETS {
         let messages: u64 = views.iter().map(|view| view.tally.failed[attempts]).sum();
@@ -68,7 +73,7 @@ pub(super) fn encode_views(views: &[QueueView]) -> DescribeQueueResponse {
     let ages = views.iter().map(|view| view.oldest_seconds);
     DescribeQueueResponse {
         counts: Some(encode_counts(&counts)),
-        totals: Some(encode_totals(&counters)),
+        totals: Some(encode_totals(&counters, results)),
         oldest_seconds: ages.fold(0.0, f64::max),
         parked_keys: views.iter().map(|view| view.parked_keys).sum(),
         failed,
@@ -80,11 +85,13 @@ fn encode_partition(view: &QueueView) -> QueuePartition {
     QueuePartition {
         partition: view.partition,
         counts: Some(encode_counts(&view.counts)),
-        totals: Some(encode_totals(&view.counters)),
+        totals: Some(encode_totals(&view.counters, view.results_done)),
         oldest_offset: view.oldest,
         oldest_seconds: view.oldest_seconds,
         parked_keys: view.parked_keys,
         dead_letters_written: view.dead_letters_written,
+        results_waiting: view.results.results,
+        result_bytes_waiting: view.results.bytes,
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     delayed,
     reader::encode_record,
     status::{duration_ms, embedded, status},
+    steps,
     topics::{encode_duration, encode_time},
 };
 use crate::{
@@ -135,9 +136,9 @@ fn encode(delivery: Delivery) -> v1::Delivery {
 }
 
 /// Partition and offset of each verdict, for its result.
-type Places = Vec<(u32, u64)>;
+pub(super) type Places = Vec<(u32, u64)>;
 
-fn decode_wishes(settlements: Vec<Settlement>) -> Result<(Places, Vec<Wish>), Refusal> {
+pub(super) fn decode_wishes(settlements: Vec<Settlement>) -> Result<(Places, Vec<Wish>), Refusal> {
     let places = settlements
         .iter()
         .map(|s| (s.partition, s.offset))
@@ -202,7 +203,7 @@ fn bounded(field: &str, duration: prost_types::Duration) -> Result<u64, Refusal>
     Ok(ms)
 }
 
-fn encode_settled(places: Places, settled: Settled) -> Vec<SettleResult> {
+pub(super) fn encode_settled(places: Places, settled: Settled) -> Vec<SettleResult> {
     let result = |((partition, offset), result): ((u32, u64), Result<(), Refusal>)| SettleResult {
         partition,
         offset,
@@ -302,6 +303,13 @@ impl v1::queues_server::Queues for Queues {
         Ok(Response::new(LeaseResponse {
             deliveries: leased.into_iter().map(encode).collect(),
         }))
+    }
+
+    async fn complete(
+        &self,
+        request: Request<v1::CompleteRequest>,
+    ) -> Result<Response<v1::CompleteResponse>, Status> {
+        steps::complete(&self.0, request.into_inner()).await
     }
 
     async fn list_delayed(

@@ -124,6 +124,26 @@ pub(super) fn add(groups: &[GroupLag], scrape: &mut Scrape) {
         "Keys whose messages become dead letters until they are unparked",
         Values::Gauge(parked.collect()),
     );
+    let results = |which: usize| {
+        let of =
+            move |(labels, it): &(Labels, QueueNumbers)| (labels.clone(), it.results[which] as f64);
+        rows.iter().map(of).collect()
+    };
+    scrape.add(
+        "aqueduct_queue_results_waiting",
+        "Results of steps on their way to their topics",
+        Values::Gauge(results(0)),
+    );
+    scrape.add(
+        "aqueduct_queue_results_published",
+        "Results of steps that are in their topics",
+        Values::Counter(results(1)),
+    );
+    scrape.add(
+        "aqueduct_queue_results_dropped",
+        "Results of steps whose topic was deleted before they were there",
+        Values::Counter(results(2)),
+    );
     let dead = rows.iter().flat_map(|(labels, numbers)| {
         REASONS.map(|(name, reason)| {
             let count = numbers.counters.dead[reason as usize];

@@ -6,7 +6,7 @@
 
 use tokio::task::JoinSet;
 
-use super::{deaths::Carried, driver::Driver};
+use super::{deaths::Carried, driver::Driver, results::Delivered};
 
 /// Partitions of a group whose dead letters are copied at the same time: each has a batch in
 /// memory.
@@ -16,6 +16,8 @@ const COPYING: usize = 8;
 pub(super) enum Done {
     /// Of copies of dead letters, by the lane's place.
     Copied(usize, Carried),
+    /// Of results of steps.
+    Results(Delivered),
 }
 
 /// What is on its way.
@@ -63,6 +65,7 @@ impl Driver {
                         "dead letters wait for their copies");
                 }
             }
+            Done::Results(delivered) => self.results_came(delivered),
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot, watch};
 use super::{
     Delivery, Request, Settled,
     beside::Beside,
+    complete::Completing,
     delays::Asked,
     face::{Face, Holder},
     lane::Lane,
@@ -78,6 +79,9 @@ pub(super) struct Driver {
     pub(super) consumers: Vec<Consumer>,
     pub(super) calls: Vec<Call>,
     pub(super) settling: Vec<Settling>,
+    pub(super) completing: Vec<Completing>,
+    /// Batches of results on their way.
+    pub(super) results_away: usize,
     pub(super) steering: Vec<Steered>,
     pub(super) beside: Beside,
     pub(super) face: Arc<Face>,
@@ -117,6 +121,8 @@ impl Driver {
             consumers: Vec::new(),
             calls: Vec::new(),
             settling: Vec::new(),
+            completing: Vec::new(),
+            results_away: 0,
             steering: Vec::new(),
             beside: Beside::default(),
             face,
@@ -213,7 +219,7 @@ impl Driver {
     /// that: leases last until their deadlines.
     async fn finish(&mut self) {
         while let Ok(request) = self.inbox.try_recv() {
-            if matches!(request, Request::Settle { .. }) {
+            if matches!(request, Request::Settle { .. } | Request::Complete(_)) {
                 self.handle(request);
             }
         }
@@ -249,6 +255,9 @@ impl Driver {
         for lane in &mut self.lanes {
             if let Some(left) = lane.copies.rest_ms() {
                 pause = pause.min(Duration::from_millis(left));
+            }
+            if let Some(left) = lane.results_rest_ms() {
+                pause = pause.min(Duration::from_millis(left.max(1)));
             }
             if let Some(left) = lane.pause_left_ms() {
                 pause = pause.min(Duration::from_millis(left));
@@ -317,6 +326,7 @@ impl Driver {
         if !self.consumers.is_empty()
             || !self.calls.is_empty()
             || !self.settling.is_empty()
+            || !self.completing.is_empty()
             || !self.asked.is_empty()
             || !self.beside.is_empty()
         {
@@ -330,7 +340,9 @@ impl Driver {
         let policy = &self.policy;
         let at_rest = self.lanes.iter_mut().all(|lane| {
             let busy = lane.with(policy, |state, _| {
-                state.in_flight() > 0 || state.dead_letters(0).next().is_some()
+                state.in_flight() > 0
+                    || state.dead_letters(0).next().is_some()
+                    || state.outbox().waiting().results > 0
             });
             busy != Some(true)
         });
@@ -359,6 +371,7 @@ impl Driver {
             Ok(live) if live.topic.id == self.live.topic.id => {
                 self.live = live;
                 self.add_lanes();
+                self.look_at_targets();
             }
             Ok(_) | Err(_) => self.end(&Refusal::TopicNotFound {
                 topic: self.group.topic.clone(),
@@ -381,6 +394,7 @@ impl Driver {
             let results = settling.wishes.iter().map(|_| Err(why.clone()));
             let _ = settling.answer.send(results.collect());
         }
+        self.refuse_steps(why);
         for steered in self.steering.drain(..) {
             let _ = steered.answer.send(Err(why.clone()));
         }
@@ -433,6 +447,7 @@ impl Driver {
                 }
                 None => self.settling.push(Settling { wishes, answer }),
             },
+            Request::Complete(step) => self.complete(step),
             // Streams that end because the node goes down are nobody's failure.
             Request::Gone { closed: false, .. } if self.services.check_draining().is_err() => {}
             Request::Gone { consumer, closed } => {
@@ -483,8 +498,9 @@ impl Driver {
     }
 
     /// Why no verdict is taken, if so.
-    fn refuses_verdicts(&self) -> Option<Refusal> {
+    pub(super) fn refuses_verdicts(&self) -> Option<Refusal> {
         let waiting: usize = self.settling.iter().map(|it| it.wishes.len()).sum();
+        let waiting = waiting + self.verdicts_of_steps();
         let full = waiting >= limits::MAX_SETTLEMENTS_WAITING;
         self.over.clone().or(full.then(|| Refusal::LimitReached {
             what: "settlements that wait in a queue group".into(),
@@ -522,6 +538,15 @@ impl Driver {
                 topic: self.group.topic.clone(),
                 group: self.group.name.clone(),
                 members,
+            });
+        }
+        let waiting = self.lanes.iter().map(Lane::results_waiting);
+        let results = waiting.sum::<u64>();
+        if results > 0 || !self.completing.is_empty() {
+            return Err(Refusal::ResultsWaiting {
+                topic: self.group.topic.clone(),
+                group: self.group.name.clone(),
+                results,
             });
         }
         self.end(&Refusal::GroupNotFound {

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use tokio::sync::Notify;
 
-use super::{attributes::attributes_of, deaths::Copies, reading::Reader};
+use super::{attributes::attributes_of, deaths::Copies, reading::Reader, results::Couriers};
 use crate::{
     clock,
     error::Refusal,
@@ -33,13 +33,15 @@ const LEASES_REST_MS: u64 = 2_000;
 pub(super) struct Lane {
     pub(super) number: u32,
     pub(super) partition: Partition,
-    group_id: u64,
+    pub(super) group_id: u64,
     schedule: Option<Schedule>,
     pub(super) reader: Reader,
     pub(super) bucket: Bucket,
     /// Consumers that are gone, whose leases are not ended yet, and whether in order.
     pub(super) gone: Vec<(u64, bool)>,
     pub(super) copies: Copies,
+    /// The ways of results to their topics.
+    pub(super) couriers: Couriers,
     paused_until: u64,
     /// The disk was full: verdicts still have room, leases rest until then.
     leases_rest_until: u64,
@@ -66,6 +68,7 @@ impl Lane {
             bucket: Bucket::default(),
             gone: Vec::new(),
             copies: Copies::default(),
+            couriers: Couriers::default(),
             paused_until: 0,
             leases_rest_until: 0,
         }

@@ -12,6 +12,7 @@
 //! - [`steer`]: seeks, and parked keys that go on; [`face`]: who works; [`seeing`]: the rest to be seen
 //! - [`delays`]: messages that wait, by id
 //! - [`attend`]: what leaves without being handed out, also while nobody works
+//! - [`complete`]: verdicts and what is published with them; [`results`]: the way to its topics
 //! - [`deaths`]: copies of dead letters to their topic, exactly once
 //! - [`beside`]: what a round starts and does not wait for
 //! - [`reading`]: messages out of the log; [`rest`]: pauses after errors
@@ -25,6 +26,7 @@ pub(crate) mod attend;
 mod attributes;
 mod beside;
 mod choose;
+pub(crate) mod complete;
 mod deaths;
 mod delays;
 mod driver;
@@ -34,6 +36,7 @@ mod outcome;
 mod plan;
 mod reading;
 mod rest;
+mod results;
 mod round;
 pub(crate) mod seeing;
 mod steer;
@@ -44,7 +47,7 @@ mod verdicts;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use aqueduct_proto::record::Record;
@@ -76,6 +79,9 @@ use crate::{
 const INBOX: usize = 1_024;
 /// Deliveries that may wait for a stream that does not take them; then it gets no more.
 const UNREAD_DELIVERIES: usize = 2;
+
+/// How long a group that is to be deleted may take to publish results of steps.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// A leased message on its way to its consumer.
 #[derive(Debug, Clone)]
@@ -127,6 +133,8 @@ pub(crate) enum Request {
         wishes: Vec<Wish>,
         answer: oneshot::Sender<Settled>,
     },
+    /// Verdicts and results, all or nothing.
+    Complete(complete::Completing),
     /// A stream is gone; `closed`: in order.
     Gone { consumer: u64, closed: bool },
     /// How many messages wait for a time, by partition, as far as the scan has come.
@@ -416,13 +424,22 @@ impl Services {
         settle(&driver, wishes).await
     }
 
-    /// Ends the task of a queue group for good.
+    /// Ends the task of a queue group for good. Results of steps that wait are published before,
+    /// if that does not take long.
     pub(crate) async fn close_queue(self: &Arc<Self>, group: &Group) -> Result<(), Refusal> {
-        let (driver, _) = self.driver(group)?;
-        let (answer, answered) = oneshot::channel();
-        let close = Request::Close { answer };
-        driver.send(close).await.map_err(|_| stopped())?;
-        answered.await.map_err(|_| stopped())?
+        let until = Instant::now() + CLOSING;
+        loop {
+            let (driver, _) = self.driver(group)?;
+            let (answer, answered) = oneshot::channel();
+            let close = Request::Close { answer };
+            driver.send(close).await.map_err(|_| stopped())?;
+            match answered.await.map_err(|_| stopped())? {
+                Err(Refusal::ResultsWaiting { .. }) if Instant::now() < until => {
+                    tokio::time::sleep(CLOSING / 40).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Starts the tasks of all queue groups: those with nothing to do end again. What a crash

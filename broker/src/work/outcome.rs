@@ -47,9 +47,16 @@ impl Lane {
                 if matches!(refusal, Refusal::DiskFull { .. }) {
                     self.rest_leases();
                 }
+                let mut others = Vec::with_capacity(parts.len());
+                for part in parts {
+                    match part {
+                        Part::Complete(step) => self.completed(step, Err(&refusal)),
+                        part => others.push(part),
+                    }
+                }
                 self.with(policy, |_, schedule| {
                     schedule.leases_end_from(Some(now_ms));
-                    for part in parts {
+                    for part in others {
                         take_back(schedule, part, &refusal, &mut waiting.results);
                     }
                 });
@@ -65,10 +72,18 @@ impl Lane {
         waiting: &mut Waiting,
     ) {
         let number = self.number;
+        let mut others = Vec::with_capacity(parts.len());
+        for (part, reply) in parts.into_iter().zip(replies) {
+            match part {
+                Part::Complete(step) => self.completed(step, Ok(reply)),
+                part => others.push((part, reply)),
+            }
+        }
         self.with(policy, |state, schedule| {
-            for (part, reply) in parts.into_iter().zip(replies) {
+            for (part, reply) in others {
                 match part {
-                    Part::Plain => {}
+                    // Those of steps are answered above.
+                    Part::Plain | Part::Complete(_) => {}
                     Part::Settle(places) => settled(places, reply, &mut waiting.results),
                     Part::Drop(_, reason) => dropped(schedule, reply, reason),
                     Part::Lease(choice, deadline_ms) => {
@@ -84,7 +99,7 @@ impl Lane {
 /// The entry failed, or nobody knows: what was taken for it is there again.
 fn take_back(schedule: &mut Schedule, part: Part, refusal: &Refusal, results: &mut Results) {
     match part {
-        Part::Plain => {}
+        Part::Plain | Part::Complete(_) => {}
         Part::Settle(places) => {
             for place in places {
                 results.set(place, Err(refusal.clone()));

@@ -10,6 +10,7 @@ use aqueduct_proto::record::Record;
 
 use super::{
     Delivery,
+    complete::{self, Completing, Room},
     lane::Lane,
     verdicts::{Court, Wish},
 };
@@ -18,6 +19,7 @@ use crate::{
     metadata::groups::Group,
     queue::{
         command::{Command, DropReason, Dropping, Grant, Kind, Run, Verdict, Verdicts},
+        parcel::Written,
         policy::Policy,
         schedule::Schedule,
         state::State,
@@ -55,6 +57,7 @@ pub(super) enum Part {
     Settle(Vec<(usize, usize)>),
     Drop(Vec<Range<u64>>, DropReason),
     Lease(Choice, i64),
+    Complete(complete::Proposed),
 }
 
 /// One entry in the making.
@@ -79,6 +82,14 @@ impl Plan {
         let consumer = None;
         let settle = Kind::Settle(Verdicts { consumer, verdicts });
         self.add(settle, Part::Settle(places));
+    }
+
+    fn complete(&mut self, court: &Court<'_>, mut room: Room<'_>, steps: Vec<Completing>) {
+        for step in steps {
+            if let Some((completion, step)) = complete::propose(court, &mut room, step) {
+                self.add(Kind::Complete(completion), Part::Complete(step));
+            }
+        }
     }
 
     fn lease(&mut self, policy: &Policy, now_ms: i64, chosen: Vec<Choice>) {
@@ -113,6 +124,7 @@ pub(super) struct Docket {
     /// Somebody takes messages of the group.
     pub(super) is_demanded: bool,
     pub(super) wishes: Wishes,
+    pub(super) steps: Vec<Completing>,
     pub(super) chosen: Vec<Choice>,
 }
 
@@ -122,16 +134,22 @@ pub(super) fn plan(lane: &mut Lane, group: &Group, policy: &Policy, docket: Dock
         now,
         is_demanded,
         wishes,
+        steps,
         chosen,
     } = docket;
     let now_ms = now.steady_ms;
     let is_blind = lane.judges_blindly(policy);
     let copied_to = lane.copies.done_to;
     let mut left = lane.gone.clone();
+    let is_disk_full = lane.leases_rest();
+    let mut steps = Some(steps);
+    let couriers = std::mem::take(&mut lane.couriers);
     let planned = lane.with(policy, |state, schedule| {
         let mut plan = Plan::default();
         let court = court(policy, state, schedule, now_ms);
         plan.settle(&court, wishes);
+        let room = Room::of(state.outbox(), is_disk_full);
+        plan.complete(&court, room, steps.take().unwrap_or_default());
         if !is_blind {
             end_gone(&court, &mut left, &mut plan);
             expire(policy, state, schedule, now_ms, &mut plan);
@@ -142,9 +160,17 @@ pub(super) fn plan(lane: &mut Lane, group: &Group, policy: &Policy, docket: Dock
         if copied_to > state.dead_written_to() {
             plan.add(Kind::DeadWritten(copied_to), Part::Plain);
         }
+        let lines = couriers.news(state.outbox());
+        if !lines.is_empty() {
+            plan.add(Kind::Written(Written { lines }), Part::Plain);
+        }
         plan.lease(policy, now_ms, chosen);
         plan
     });
+    lane.couriers = couriers;
+    // Where the queue has not begun, nothing is leased.
+    let lost = steps.into_iter().flatten();
+    lost.for_each(|step| step.not_made(|_| true));
     if let Some(plan) = planned {
         lane.gone = left;
         return plan;

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Settled,
+    complete::Completing,
     driver::Driver,
     lane::Lane,
     outcome::Waiting,
@@ -61,7 +62,9 @@ impl Driver {
         } = self.take_verdicts();
         let mut waiting = Waiting { demands, results };
         let now = self.now();
-        let proposed = self.propose(now, choices, wishes).await;
+        let lanes = 0..self.lanes.len();
+        let steps = lanes.map(|lane| self.take_steps(lane)).collect();
+        let proposed = self.propose(now, choices, (wishes, steps)).await;
         more |= !proposed.is_empty();
         for (index, parts, begun) in proposed {
             let outcome = match begun {
@@ -76,6 +79,7 @@ impl Driver {
             let _ = answer.send(results);
         }
         self.deliver(now, waiting.demands);
+        self.send_results();
         self.turn = self.turn.wrapping_add(1);
         self.copy_dead();
         more
@@ -86,20 +90,23 @@ impl Driver {
         &mut self,
         now: Now,
         mut choices: BTreeMap<usize, Vec<Choice>>,
-        mut wishes: BTreeMap<usize, Wishes>,
+        (mut wishes, mut steps): (BTreeMap<usize, Wishes>, Vec<Vec<Completing>>),
     ) -> Vec<Proposed> {
         let is_demanded = self.has_demand() || !self.asked.is_empty();
         let mut proposed = Vec::new();
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             let wishes = wishes.remove(&index).unwrap_or_default();
             let chosen = choices.remove(&index).unwrap_or_default();
-            if lane.pause_left_ms().is_some() && wishes.is_empty() && chosen.is_empty() {
+            let steps = steps.get_mut(index).map(std::mem::take).unwrap_or_default();
+            let is_quiet = wishes.is_empty() && steps.is_empty() && chosen.is_empty();
+            if lane.pause_left_ms().is_some() && is_quiet {
                 continue;
             }
             let docket = Docket {
                 now,
                 is_demanded: is_demanded || self.attending && lane.has_messages(),
                 wishes,
+                steps,
                 chosen,
             };
             let plan = plan(lane, &self.group, &self.policy, docket);
@@ -163,7 +170,7 @@ impl Driver {
             for (place, wish) in settling.wishes.into_iter().enumerate() {
                 let lane = wish.partition as usize;
                 if let Some(known) = self.lanes.get(lane) {
-                    judged.push(Err(lost(&wish)));
+                    judged.push(Err(wish.lease_lost()));
                     if wish.offset >= known.partition.shared().high_watermark() {
                         continue;
                     }
@@ -174,7 +181,7 @@ impl Driver {
                 } else {
                     // Nothing but the log's answer makes a verdict good.
                     let known = self.live.partition(wish.partition);
-                    judged.push(Err(known.err().unwrap_or_else(|| lost(&wish))));
+                    judged.push(Err(known.err().unwrap_or_else(|| wish.lease_lost())));
                 }
             }
             results.0.push(judged);
@@ -229,13 +236,5 @@ impl Driver {
         self.services
             .stats
             .sent(&self.live.traffic, messages, bytes);
-    }
-}
-
-fn lost(wish: &Wish) -> Refusal {
-    Refusal::LeaseLost {
-        partition: wish.partition,
-        offset: wish.offset,
-        lease: wish.lease,
     }
 }

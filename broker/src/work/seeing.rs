@@ -9,6 +9,7 @@ use crate::{
     partition::{Partition, Place, Shared},
     queue::{
         history::PastAttempt,
+        outbox::Waiting,
         record::{Dead, Phase, Record},
         state::{Counters, State},
         time::Now,
@@ -34,6 +35,9 @@ pub(crate) struct QueueView {
     pub(crate) oldest_seconds: f64,
     pub(crate) parked_keys: u64,
     pub(crate) dead_letters_written: u64,
+    pub(crate) results: Waiting,
+    /// Results that were published, and that were dropped with their topic.
+    pub(crate) results_done: (u64, u64),
 }
 
 /// A leased message.
@@ -346,6 +350,8 @@ pub(crate) async fn look(group: &Group, partition: &Partition, delayed: u64) -> 
         view.oldest = (state.unfinished(from..log.end) > 0).then_some(from);
         view.parked_keys = state.parked_count();
         view.dead_letters_written = state.dead_written_to();
+        view.results = state.outbox().waiting();
+        view.results_done = state.outbox().totals();
         true
     });
     if !begun {

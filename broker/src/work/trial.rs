@@ -1,6 +1,8 @@
 //! A queue group of a real node, seen from behind the doors: what a test cannot bring about from
 //! outside.
 
+mod steps;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,

@@ -1,11 +1,14 @@
 //! From what consumers and time say to what is logged: the policy resolved for one message. Pure.
 
-use crate::queue::{
-    command::{Action, Death, Reason, Retry, Verdict},
-    policy::{OnKeyFailure, Order, Outcome, Policy, Tries},
-    schedule::Schedule,
-    state::State,
-    view::{Held, Standing},
+use crate::{
+    error::Refusal,
+    queue::{
+        command::{Action, Death, Reason, Retry, Verdict},
+        policy::{OnKeyFailure, Order, Outcome, Policy, Tries},
+        schedule::Schedule,
+        state::State,
+        view::{Held, Standing},
+    },
 };
 
 /// What a consumer wants to become of a message.
@@ -32,6 +35,17 @@ pub(crate) struct Wish {
     pub(crate) offset: u64,
     pub(crate) lease: u64,
     pub(crate) wanted: Wanted,
+}
+
+impl Wish {
+    /// The lease is over.
+    pub(super) fn lease_lost(&self) -> Refusal {
+        Refusal::LeaseLost {
+            partition: self.partition,
+            offset: self.offset,
+            lease: self.lease,
+        }
+    }
 }
 
 /// What verdicts are resolved with: the state of the moment, and nothing of the group's is on

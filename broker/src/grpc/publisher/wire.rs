@@ -17,7 +17,7 @@ use crate::{
     publish::{Incoming, Options},
 };
 
-pub(super) fn decode_message(message: v1::Message) -> Incoming {
+pub(in crate::grpc) fn decode_message(message: v1::Message) -> Incoming {
     let header = |header: v1::Header| Header {
         name: Bytes::from(header.name),
         value: Some(header.value),

@@ -376,7 +376,7 @@ class MessageCounts(_message.Message):
     def __init__(self, delayed: _Optional[int] = ..., ready: _Optional[int] = ..., leased: _Optional[int] = ..., done: _Optional[int] = ..., dead: _Optional[int] = ...) -> None: ...
 
 class QueueTotals(_message.Message):
-    __slots__ = ("acked", "retried", "released", "expired", "lost", "dead_attempts", "dead_hand_outs", "dead_rejected", "dead_expired", "dead_parked", "discarded", "cancelled", "unmatched", "trimmed", "unparkable")
+    __slots__ = ("acked", "retried", "released", "expired", "lost", "dead_attempts", "dead_hand_outs", "dead_rejected", "dead_expired", "dead_parked", "discarded", "cancelled", "unmatched", "trimmed", "unparkable", "results_published", "results_dropped")
     ACKED_FIELD_NUMBER: _ClassVar[int]
     RETRIED_FIELD_NUMBER: _ClassVar[int]
     RELEASED_FIELD_NUMBER: _ClassVar[int]
@@ -392,6 +392,8 @@ class QueueTotals(_message.Message):
     UNMATCHED_FIELD_NUMBER: _ClassVar[int]
     TRIMMED_FIELD_NUMBER: _ClassVar[int]
     UNPARKABLE_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
     acked: int
     retried: int
     released: int
@@ -407,7 +409,9 @@ class QueueTotals(_message.Message):
     unmatched: int
     trimmed: int
     unparkable: int
-    def __init__(self, acked: _Optional[int] = ..., retried: _Optional[int] = ..., released: _Optional[int] = ..., expired: _Optional[int] = ..., lost: _Optional[int] = ..., dead_attempts: _Optional[int] = ..., dead_hand_outs: _Optional[int] = ..., dead_rejected: _Optional[int] = ..., dead_expired: _Optional[int] = ..., dead_parked: _Optional[int] = ..., discarded: _Optional[int] = ..., cancelled: _Optional[int] = ..., unmatched: _Optional[int] = ..., trimmed: _Optional[int] = ..., unparkable: _Optional[int] = ...) -> None: ...
+    results_published: int
+    results_dropped: int
+    def __init__(self, acked: _Optional[int] = ..., retried: _Optional[int] = ..., released: _Optional[int] = ..., expired: _Optional[int] = ..., lost: _Optional[int] = ..., dead_attempts: _Optional[int] = ..., dead_hand_outs: _Optional[int] = ..., dead_rejected: _Optional[int] = ..., dead_expired: _Optional[int] = ..., dead_parked: _Optional[int] = ..., discarded: _Optional[int] = ..., cancelled: _Optional[int] = ..., unmatched: _Optional[int] = ..., trimmed: _Optional[int] = ..., unparkable: _Optional[int] = ..., results_published: _Optional[int] = ..., results_dropped: _Optional[int] = ...) -> None: ...
 
 class DescribeQueueRequest(_message.Message):
     __slots__ = ("topic", "group")
@@ -442,7 +446,7 @@ class FailedCount(_message.Message):
     def __init__(self, failed_attempts: _Optional[int] = ..., messages: _Optional[int] = ...) -> None: ...
 
 class QueuePartition(_message.Message):
-    __slots__ = ("partition", "counts", "totals", "oldest_offset", "oldest_seconds", "parked_keys", "dead_letters_written")
+    __slots__ = ("partition", "counts", "totals", "oldest_offset", "oldest_seconds", "parked_keys", "dead_letters_written", "results_waiting", "result_bytes_waiting")
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     TOTALS_FIELD_NUMBER: _ClassVar[int]
@@ -450,6 +454,8 @@ class QueuePartition(_message.Message):
     OLDEST_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PARKED_KEYS_FIELD_NUMBER: _ClassVar[int]
     DEAD_LETTERS_WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_WAITING_FIELD_NUMBER: _ClassVar[int]
+    RESULT_BYTES_WAITING_FIELD_NUMBER: _ClassVar[int]
     partition: int
     counts: MessageCounts
     totals: QueueTotals
@@ -457,7 +463,9 @@ class QueuePartition(_message.Message):
     oldest_seconds: float
     parked_keys: int
     dead_letters_written: int
-    def __init__(self, partition: _Optional[int] = ..., counts: _Optional[_Union[MessageCounts, _Mapping]] = ..., totals: _Optional[_Union[QueueTotals, _Mapping]] = ..., oldest_offset: _Optional[int] = ..., oldest_seconds: _Optional[float] = ..., parked_keys: _Optional[int] = ..., dead_letters_written: _Optional[int] = ...) -> None: ...
+    results_waiting: int
+    result_bytes_waiting: int
+    def __init__(self, partition: _Optional[int] = ..., counts: _Optional[_Union[MessageCounts, _Mapping]] = ..., totals: _Optional[_Union[QueueTotals, _Mapping]] = ..., oldest_offset: _Optional[int] = ..., oldest_seconds: _Optional[float] = ..., parked_keys: _Optional[int] = ..., dead_letters_written: _Optional[int] = ..., results_waiting: _Optional[int] = ..., result_bytes_waiting: _Optional[int] = ...) -> None: ...
 
 class ListInFlightRequest(_message.Message):
     __slots__ = ("topic", "group", "page_size", "page_token")

@@ -171,6 +171,46 @@ class SettleResponse(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[SettleResult]
     def __init__(self, results: _Optional[_Iterable[_Union[SettleResult, _Mapping]]] = ...) -> None: ...
 
+class CompleteRequest(_message.Message):
+    __slots__ = ("topic", "group", "settlements", "results")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    SETTLEMENTS_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    group: str
+    settlements: _containers.RepeatedCompositeFieldContainer[Settlement]
+    results: _containers.RepeatedCompositeFieldContainer[StepResult]
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., settlements: _Optional[_Iterable[_Union[Settlement, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[StepResult, _Mapping]]] = ...) -> None: ...
+
+class StepResult(_message.Message):
+    __slots__ = ("topic", "message")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    message: _types_pb2.Message
+    def __init__(self, topic: _Optional[str] = ..., message: _Optional[_Union[_types_pb2.Message, _Mapping]] = ...) -> None: ...
+
+class CompleteResponse(_message.Message):
+    __slots__ = ("results", "published", "duplicate")
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[SettleResult]
+    published: _containers.RepeatedCompositeFieldContainer[PublishedResult]
+    duplicate: bool
+    def __init__(self, results: _Optional[_Iterable[_Union[SettleResult, _Mapping]]] = ..., published: _Optional[_Iterable[_Union[PublishedResult, _Mapping]]] = ..., duplicate: bool = ...) -> None: ...
+
+class PublishedResult(_message.Message):
+    __slots__ = ("topic", "partition", "offset")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    partition: int
+    offset: int
+    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
 class ListDelayedRequest(_message.Message):
     __slots__ = ("topic", "group", "page_size", "page_token")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
