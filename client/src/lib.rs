@@ -73,8 +73,8 @@ pub use message::{Header, Message, Record};
 pub use offsets::{From, PartitionOffsets, Until};
 pub use producer::{Ack, Delivery, Producer, ProducerBuilder};
 pub use queue::{
-    Delayed, DelayedPage, Job, Lease, Queue, QueueConsumer, QueueConsumerBuilder, QueueEvent,
-    Settlement, TraceParent, Verdict,
+    Delayed, DelayedPage, Job, Lease, Published, Queue, QueueConsumer, QueueConsumerBuilder,
+    QueueEvent, Settlement, Step, Stepped, TraceParent, Verdict,
 };
 pub use reader::{Event, RawBatches, Reader, ReaderBuilder};
 pub use schedules::{CatchUp, NewSchedule, Schedule, Schedules, When};

@@ -149,6 +149,8 @@ pub(super) fn add_description(whole: &mut Value, queue: &QueueDescription, held:
         partition["oldest_offset"] = json!(it.oldest_offset);
         partition["oldest_seconds"] = json!(it.oldest_seconds);
         partition["parked_keys"] = json!(it.parked_keys);
+        partition["results_waiting"] = json!(it.results_waiting);
+        partition["result_bytes_waiting"] = json!(it.result_bytes_waiting);
         partition
     });
     whole["counts"] = counts_json(&queue.counts);
@@ -193,6 +195,15 @@ pub(super) fn description_text(queue: &QueueDescription, held: &[InFlight]) -> S
     if queue.parked_keys > 0 {
         line("parked keys", queue.parked_keys.to_string());
     }
+    let waiting = queue.partitions.iter().filter(|it| it.results_waiting > 0);
+    let waiting = waiting.map(|it| {
+        let (number, results) = (it.partition, it.results_waiting);
+        format!(
+            "{results} of partition {number}, {} bytes",
+            it.result_bytes_waiting
+        )
+    });
+    line("results", waiting.collect::<Vec<_>>().join("; "));
     text.push('\n');
     text.push_str(&partitions_text(queue));
     if !held.is_empty() {

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aqueduct_client::{Client, Failure, Job, QueueEvent};
+use aqueduct_client::{Client, Failure, Job, Message, QueueEvent};
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
@@ -31,6 +31,9 @@ use super::{
 /// behind may hold it open.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// Longest output that becomes a result, bytes: the broker's limit for a step, less its key.
+const LONGEST_RESULT: usize = 7 << 20;
+
 /// What only a shell worker takes.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ExecArgs {
@@ -43,6 +46,10 @@ pub(super) struct ExecArgs {
     #[arg(short, long, value_name = "COUNT", default_value_t = 1, requires = "exec",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: u16,
+    /// With --exec: what a command with exit code 0 writes to its standard output is published to
+    /// this topic, in one step with its message being done; nothing if it writes nothing
+    #[arg(long, value_name = "TOPIC", requires = "exec")]
+    results: Option<String>,
     /// With --exec: a command that takes longer is killed, and the attempt failed
     #[arg(long, value_name = "TIME", value_parser = values::duration, requires = "exec")]
     job_timeout: Option<Duration>,
@@ -108,6 +115,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let command: Arc<str> = args.command().unwrap_or_default().into();
     let names = Arc::new((topic.to_owned(), group.to_owned(), server.to_owned()));
+    let results: Option<Arc<str>> = args.results.as_deref().map(Arc::from);
     let busy = Busy(Arc::new(Mutex::new((0, Instant::now()))));
     let touched = busy.clone();
     let mut worker = client
@@ -120,9 +128,10 @@ pub(super) async fn run(
     }
     let worker = worker.handler(move |job| {
         let (command, names, busy) = (command.clone(), names.clone(), touched.clone());
+        let results = results.clone();
         async move {
             let _running = busy.begin();
-            run_job(&command, &names, job).await
+            run_job(&command, &names, job, results.as_deref()).await
         }
     });
     let mut worker = worker.start().await?;
@@ -167,31 +176,73 @@ impl Drop for Group {
 }
 
 /// Runs the command for one job. Dropped, it kills it.
-async fn run_job(command: &str, names: &(String, String, String), job: Job) -> Result<(), Failure> {
+async fn run_job(
+    command: &str,
+    names: &(String, String, String),
+    job: Job,
+    results: Option<&str>,
+) -> Result<(), Failure> {
     let (topic, group, server) = names;
+    let stdout = match results {
+        Some(_) => Stdio::piped(),
+        None => Stdio::inherit(),
+    };
     let mut child = Command::new("sh")
         .args(["-c", command])
         .env("AQUEDUCT_SERVER", server)
         .envs(exec_job::variables((topic, group), &job))
         .stdin(Stdio::piped())
+        .stdout(stdout)
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
     let id = child.id().and_then(|id| i32::try_from(id).ok());
     let mut running = Group(id.and_then(Pid::from_raw));
-    let (status, last_line) = attend(&mut child, &job).await?;
+    let Ended {
+        status,
+        last_line,
+        output,
+    } = attend(&mut child, &job).await?;
     running.0 = None;
-    exec_job::outcome(status, &last_line)
+    exec_job::outcome(status, &last_line)?;
+    if let Some(topic) = results.filter(|_| !output.is_empty()) {
+        if output.len() > LONGEST_RESULT {
+            let why = format!("its output is longer than {LONGEST_RESULT} bytes");
+            return Err(Failure::retry(why));
+        }
+        let result = Message::new(output);
+        job.publish(
+            topic,
+            match &job.key {
+                Some(key) => result.key(key.clone()),
+                None => result,
+            },
+        );
+    }
+    Ok(())
+}
+
+/// How a command ended.
+struct Ended {
+    status: std::process::ExitStatus,
+    last_line: String,
+    /// What it wrote for the topic of results, up to a byte more than may be.
+    output: Vec<u8>,
 }
 
 /// Gives the message in, passes standard error on, and waits for the end.
-async fn attend(
-    child: &mut Child,
-    job: &Job,
-) -> std::io::Result<(std::process::ExitStatus, String)> {
+async fn attend(child: &mut Child, job: &Job) -> std::io::Result<Ended> {
     let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
-    let mut line = LastLine::default();
+    let stdout = child.stdout.take();
+    let (mut line, mut output) = (LastLine::default(), Vec::new());
+    let gather = async {
+        if let Some(stdout) = stdout {
+            let mut bounded = stdout.take(LONGEST_RESULT as u64 + 1);
+            // What cannot be read is not there.
+            let _ = bounded.read_to_end(&mut output).await;
+        }
+    };
     let feed = async {
         if let (Some(mut stdin), Some(value)) = (stdin, &job.value) {
             // A command need not read its input.
@@ -204,18 +255,22 @@ async fn attend(
         }
     };
     let status = {
-        let both = async { tokio::join!(feed, listen) };
-        tokio::pin!(both);
+        let all = async { tokio::join!(feed, listen, gather) };
+        tokio::pin!(all);
         tokio::select! {
             status = child.wait() => {
                 let status = status?;
-                let _ = timeout(LAST_WORDS, &mut both).await;
+                let _ = timeout(LAST_WORDS, &mut all).await;
                 status
             }
-            _ = &mut both => child.wait().await?,
+            _ = &mut all => child.wait().await?,
         }
     };
-    Ok((status, line.text()))
+    Ok(Ended {
+        status,
+        last_line: line.text(),
+        output,
+    })
 }
 
 async fn pass_on(mut from: impl AsyncRead + Unpin, line: &mut LastLine) {

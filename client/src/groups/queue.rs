@@ -72,6 +72,10 @@ pub struct QueuePartition {
     pub oldest_seconds: f64,
     /// As for the group.
     pub parked_keys: u64,
+    /// Results of steps on their way to their topics.
+    pub results_waiting: u64,
+    /// Their bytes, with 128 for each.
+    pub result_bytes_waiting: u64,
 }
 
 /// A message that somebody holds.
@@ -247,6 +251,8 @@ fn totals(totals: &v1::QueueTotals) -> BTreeMap<&'static str, u64> {
         ("unmatched", totals.unmatched),
         ("trimmed", totals.trimmed),
         ("unparkable", totals.unparkable),
+        ("results_published", totals.results_published),
+        ("results_dropped", totals.results_dropped),
     ])
 }
 
@@ -257,6 +263,8 @@ fn description(answer: v1::DescribeQueueResponse) -> QueueDescription {
         oldest_offset: it.oldest_offset,
         oldest_seconds: it.oldest_seconds,
         parked_keys: it.parked_keys,
+        results_waiting: it.results_waiting,
+        result_bytes_waiting: it.result_bytes_waiting,
     };
     let failed = answer.failed.iter();
     QueueDescription {

@@ -332,6 +332,11 @@ impl<T> Desk<T> {
         });
     }
 
+    /// Settled by another way: it is not held any more, and nothing is said about it.
+    pub(super) fn forget(&mut self, place: Place) {
+        self.remove(place);
+    }
+
     /// Nothing more is asked for, and what comes all the same goes back.
     pub(super) fn drain(&mut self) {
         self.is_draining = true;

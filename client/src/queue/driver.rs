@@ -202,6 +202,7 @@ impl Driver {
                 verdict,
                 ticket,
             }) => self.desk.judge(place, verdict, ticket),
+            Some(Command::Forget(place)) => self.desk.forget(place),
             Some(Command::Drain) => self.desk.drain(),
             Some(Command::Close) => {
                 self.desk.release_all();

@@ -4,7 +4,7 @@ use std::{
     fmt,
     ops::Deref,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -12,7 +12,7 @@ use std::{
 use aqueduct_proto::v1;
 use tokio::sync::Notify;
 
-use crate::{Record, times::time_from_proto};
+use crate::{Message, Record, times::time_from_proto};
 
 /// Whether a lease is lost, for those who hold the job.
 #[derive(Debug, Default)]
@@ -61,6 +61,8 @@ pub struct Job {
     /// Why the last attempt failed; empty if none did.
     pub last_error: String,
     flag: Arc<Flag>,
+    /// What is to be published if it is done.
+    results: Arc<Mutex<Vec<(String, Message)>>>,
 }
 
 impl Job {
@@ -74,11 +76,36 @@ impl Job {
             first_failure_ms: delivery.first_failure.map(time_from_proto),
             last_error: delivery.last_error,
             flag: Arc::default(),
+            results: Arc::default(),
         }
     }
 
     pub(super) fn flag(&self) -> &Arc<Flag> {
         &self.flag
+    }
+
+    /// Publishes a message together with the acknowledgement, all or nothing: a worker whose
+    /// handler ends with `Ok(())` settles the job and publishes what was gathered here in one
+    /// [`Step`](crate::Step). Any other end publishes nothing. At most 1,000 messages and 8 MiB,
+    /// without dedup ids; one that a broker refuses makes the attempt fail.
+    ///
+    /// Whoever settles by hand puts the job into a [`Step`](crate::Step).
+    pub fn publish(&self, topic: impl Into<String>, message: Message) {
+        self.results().push((topic.into(), message));
+    }
+
+    pub(crate) fn has_results(&self) -> bool {
+        !self.results().is_empty()
+    }
+
+    /// What was gathered, which is then no longer here.
+    pub(crate) fn take_results(&self) -> Vec<(String, Message)> {
+        std::mem::take(&mut *self.results())
+    }
+
+    fn results(&self) -> MutexGuard<'_, Vec<(String, Message)>> {
+        // Nobody panics while holding it.
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until it is known that the lease is lost: the broker said so, or its time went by

@@ -16,6 +16,8 @@ pub(super) enum Command {
         verdict: Verdict,
         ticket: Option<Ticket>,
     },
+    /// It was settled by another way.
+    Forget(Place),
     /// No more jobs.
     Drain,
     Close,
@@ -121,6 +123,13 @@ impl Lease {
         let (ticket, answer) = oneshot::channel();
         let _ = self.commands.send(self.command(verdict, Some(ticket)));
         answer
+    }
+
+    /// It is settled already, or not held any more: this consumer has nothing to say about it.
+    pub(crate) fn forget(mut self) {
+        self.is_judged = true;
+        let place = (self.job.partition, self.job.lease);
+        let _ = self.commands.send(Command::Forget(place));
     }
 
     fn send(&self, verdict: Verdict) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {

@@ -16,6 +16,7 @@ mod desk;
 mod driver;
 mod job;
 mod lease;
+mod step;
 mod verdict;
 mod wire;
 
@@ -27,6 +28,7 @@ pub use consumer::{QueueConsumer, QueueConsumerBuilder, QueueEvent};
 pub use delayed::{Delayed, DelayedPage};
 pub use job::{Job, TraceParent};
 pub use lease::Lease;
+pub use step::{Published, Step, Stepped};
 pub use verdict::{Settlement, Verdict};
 
 use crate::{Client, Error, client::MAX_TRANSPORT_MESSAGE, times::duration_to_proto};

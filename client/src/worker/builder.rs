@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tracing::Span;
 
 use super::{Failure, Worker, run::Run, stats::Counters};
-use crate::{Client, Error, Job, QueueConsumerBuilder, QueueEvent};
+use crate::{Client, Error, Job, Queue, QueueConsumerBuilder, QueueEvent};
 
 type Handling = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
 pub(super) type Handler = Arc<dyn Fn(Job) -> Handling + Send + Sync>;
@@ -16,6 +16,7 @@ pub(super) type MakeSpan = Arc<dyn Fn(&Job) -> Span + Send + Sync>;
 #[derive(Clone)]
 #[must_use = "a worker begins with start()"]
 pub struct WorkerBuilder {
+    queue: Queue,
     consumer: QueueConsumerBuilder,
     concurrency: usize,
     prefetch: usize,
@@ -28,8 +29,10 @@ impl WorkerBuilder {
     pub(super) fn new(client: &Client, topic: String, group: String) -> Self {
         let names = (topic.clone(), group.clone());
         let span = move |job: &Job| job_span((&names.0, &names.1), job);
+        let queue = client.queue(topic, group);
         Self {
-            consumer: client.queue(topic, group).consumer().renew(true),
+            consumer: queue.consumer().renew(true),
+            queue,
             concurrency: 10,
             prefetch: 0,
             timeout: None,
@@ -107,7 +110,7 @@ impl WorkerBuilder {
         let jobs = self.consumer.max_in_flight(held).build().await?;
         let (stop, stopping) = watch::channel(None);
         let counters = Arc::<Counters>::default();
-        let run = Run::new(jobs, handler, counters.clone(), stopping)
+        let run = Run::new((self.queue, jobs), handler, counters.clone(), stopping)
             .limits(self.concurrency, self.timeout)
             .spans(self.span);
         Ok(Worker {

@@ -57,6 +57,19 @@ use stats::Counters;
 /// | [`Failure::release`] | is given back, not counted |
 /// | panics | failed this attempt (with `panic = "abort"` the process ends, and so does the attempt) |
 ///
+/// **Results.** What a handler gives to [`Job::publish`](crate::Job::publish) is published together
+/// with its `Ok(())`: the job is done and each message is in its topic exactly once, or neither.
+///
+/// ```
+/// use aqueduct_client::{Failure, Job, Message};
+///
+/// async fn pack(job: Job) -> Result<(), Failure> {
+///     let parcel = Message::new("parcel 7").key(job.key.clone().unwrap_or_default());
+///     job.publish("parcels", parcel);
+///     Ok(()) // an error here, and nothing is published
+/// }
+/// ```
+///
 /// **Leases.** While a handler runs, its lease is renewed at a third of its time. When it is lost
 /// all the same (this process stood still, the broker was away for longer than the lease, the
 /// connection broke), the handler's future is **dropped** at its next `.await`, and nothing more is

@@ -15,7 +15,10 @@ use super::{
     builder::{Handler, MakeSpan},
     stats::{Counters, Kind},
 };
-use crate::{Error, Job, Lease, QueueConsumer, Verdict};
+use crate::{Error, Job, Lease, Queue, QueueConsumer, Step, Verdict};
+
+/// How long steps may take at the end.
+const LEAVING: Duration = Duration::from_secs(10);
 
 /// How a handler ended; `None`: its lease was lost before.
 type Outcome = Option<Result<(), Failure>>;
@@ -23,6 +26,7 @@ type Outcome = Option<Result<(), Failure>>;
 type Settling = Pin<Box<dyn Future<Output = (Kind, Result<(), Error>)> + Send>>;
 
 pub(super) struct Run {
+    queue: Queue,
     jobs: QueueConsumer,
     handler: Handler,
     make_span: MakeSpan,
@@ -32,18 +36,21 @@ pub(super) struct Run {
     running: JoinSet<Outcome>,
     held: HashMap<Id, Lease>,
     settling: FuturesUnordered<Settling>,
+    /// Jobs with results, which are settled by calls of their own.
+    completing: FuturesUnordered<Settling>,
     /// Set when it shall end: until then handlers may go on.
     stop: watch::Receiver<Option<Instant>>,
 }
 
 impl Run {
     pub(super) fn new(
-        jobs: QueueConsumer,
+        (queue, jobs): (Queue, QueueConsumer),
         handler: Handler,
         counters: Arc<Counters>,
         stop: watch::Receiver<Option<Instant>>,
     ) -> Self {
         Self {
+            queue,
             jobs,
             handler,
             make_span: Arc::new(|_| tracing::Span::none()),
@@ -53,6 +60,7 @@ impl Run {
             running: JoinSet::new(),
             held: HashMap::new(),
             settling: FuturesUnordered::new(),
+            completing: FuturesUnordered::new(),
             stop,
         }
     }
@@ -76,6 +84,13 @@ impl Run {
         self.running.shutdown().await;
         self.held.clear();
         self.counters.running(0);
+        // While it is open, their leases are renewed.
+        let completing = self.completing.for_each(|settled| {
+            count(&self.counters, settled);
+            futures::future::ready(())
+        });
+        // What is not done then is made or not, and comes back or not.
+        let _ = timeout(LEAVING, completing).await;
         let (counters, settling) = (self.counters, self.settling);
         let counting = settling.for_each(|settled| {
             count(&counters, settled);
@@ -92,6 +107,7 @@ impl Run {
             tokio::select! {
                 Some(ended) = self.running.join_next_with_id() => self.ended(ended),
                 Some(settled) = self.settling.next() => count(&self.counters, settled),
+                Some(settled) = self.completing.next() => count(&self.counters, settled),
                 lease = self.jobs.next(), if has_room => match lease {
                     Some(Ok(lease)) => self.begin(lease),
                     Some(Err(error)) => return Err(error),
@@ -145,12 +161,39 @@ impl Run {
         if verdict != Verdict::Ack {
             tracing::debug!(?verdict, job = ?lease.job(), "a job was not done");
         }
+        if verdict == Verdict::Ack && lease.job().has_results() {
+            let completing = complete(self.queue.clone(), lease);
+            self.completing.push(Box::pin(completing));
+            return;
+        }
         let kind = Kind::of(&verdict);
         let settled = lease.settle_later(verdict);
         self.settling.push(Box::pin(async move {
             let gone = || Err(Error::closed("the worker ended"));
             (kind, settled.await.unwrap_or_else(|_| gone()))
         }));
+    }
+}
+
+/// Settles a job and publishes its results in one step. It is held meanwhile.
+async fn complete(queue: Queue, lease: Lease) -> (Kind, Result<(), Error>) {
+    let step = Step::new().settle(lease.job(), Verdict::Ack);
+    match queue.complete(&step).await {
+        Ok(_) => {
+            lease.forget();
+            (Kind::Done, Ok(()))
+        }
+        // Nothing was published, or nobody knows: if it was not made, it comes back.
+        Err(error) if error.is_lease_lost() || error.is_retryable() => {
+            lease.forget();
+            (Kind::Done, Err(error))
+        }
+        Err(error) => {
+            let verdict = Verdict::retry(format!("the results are refused: {}", error.message()));
+            let gone = |_| Err(Error::closed("the worker ended"));
+            let settled = lease.settle_later(verdict).await;
+            (Kind::Failed, settled.unwrap_or_else(gone))
+        }
     }
 }
 
