@@ -54,6 +54,8 @@ mod server;
 mod shell_worker;
 mod slow_grpc;
 mod steering;
+mod step_client;
+mod steps;
 mod tools_contract;
 mod topics;
 mod traces;

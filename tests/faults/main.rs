@@ -13,4 +13,5 @@ mod kill_nine;
 mod members;
 mod pause;
 mod queues;
+mod steps;
 mod writers;
