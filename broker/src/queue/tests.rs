@@ -14,6 +14,7 @@ use super::{
     },
     events::Event,
     known::Attributes,
+    parcel::{Completion, Parcel},
     policy::{OnKeyFailure, Order},
     record::Phase,
     schedule::{Rules, Schedule, WINDOW},
@@ -311,6 +312,19 @@ fn damaged_saves_are_errors() {
         42,
         Kind::Settle(verdict(90, 2, 24, Action::Release(true))),
     );
+    let parcel = Parcel {
+        topic_id: 7,
+        partition: 1,
+        key: Some("k".into()),
+        value: Some("v".into()),
+        ..Parcel::default()
+    };
+    let step = Completion {
+        verdicts: verdict(92, 3, 26, Action::Ack(true)),
+        results: vec![parcel.clone(), parcel],
+    };
+    let made = apply(&mut state, 43, Kind::Complete(step));
+    assert_eq!((made.status(), made.numbers), (Status::Done, vec![1, 2]));
     let saved = state.save();
     for len in 0..saved.len() {
         assert!(State::load(&saved[..len]).is_err(), "{len}");

@@ -62,8 +62,10 @@ impl Driver {
         } = self.take_verdicts();
         let mut waiting = Waiting { demands, results };
         let now = self.now();
-        let lanes = 0..self.lanes.len();
-        let steps = lanes.map(|lane| self.take_steps(lane)).collect();
+        let mut steps = Vec::new();
+        if !self.completing.is_empty() {
+            steps.extend((0..self.lanes.len()).map(|lane| self.take_steps(lane)));
+        }
         let proposed = self.propose(now, choices, (wishes, steps)).await;
         more |= !proposed.is_empty();
         for (index, parts, begun) in proposed {
