@@ -14,4 +14,5 @@ mod members;
 mod pause;
 mod queues;
 mod steps;
+mod stopped_worker;
 mod writers;

@@ -140,12 +140,12 @@ async def test_a_worker_works_everything_off_and_never_more_at_a_time(
 
 
 async def test_leases_are_renewed_while_the_handler_runs(client: Client, topic: str) -> None:
-    await fill(client, topic, 1, QueuePolicy(lease=1))
+    await fill(client, topic, 1, QueuePolicy(lease=2))
     seen: list[int] = []
 
     async def handle(job: Job) -> None:
         seen.append(job.hand_outs)
-        await asyncio.sleep(4)
+        await asyncio.sleep(6)
 
     async with client.queue(topic, "work").worker(handle) as worker:
         await until(lambda: is_done(client, topic))

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message as _;
-use prost_reflect::DescriptorPool;
-use prost_types::FileDescriptorProto;
+use prost_reflect::{DescriptorError, DescriptorPool};
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
@@ -107,6 +107,7 @@ impl Talk {
                 known.insert(name);
             }
         }
+        add_error_details(&mut pool).map_err(|error| Status::internal(error.to_string()))?;
         Ok(pool)
     }
 }
@@ -127,4 +128,18 @@ async fn send(
 
 fn unexpected() -> Status {
     Status::internal("the server's reflection ended or answered something else")
+}
+
+/// Errors within an answer carry details whose types no method names.
+fn add_error_details(pool: &mut DescriptorPool) -> Result<(), DescriptorError> {
+    let set = tonic_types::pb::FILE_DESCRIPTOR_SET;
+    let mut set = FileDescriptorSet::decode(set).unwrap_or_default();
+    set.file.retain(|file| {
+        let known = |name: &str| {
+            let name = format!("{}.{name}", file.package());
+            pool.get_message_by_name(&name).is_some()
+        };
+        !file.message_type.iter().any(|it| known(it.name()))
+    });
+    pool.add_file_descriptor_set(set)
 }

@@ -126,6 +126,7 @@ class Worker:
         self._lease_known_at: float | None = None
         self._pulling: asyncio.Task[None] | None = None
         self._helpers: list[asyncio.Task[None]] = []
+        self._renewals: set[asyncio.Task[None]] = set()
 
     @property
     def stats(self) -> WorkerStats:
@@ -200,9 +201,10 @@ class Worker:
                 self._say(held, Verdict.release(), "returned")
         for held in list(self._held):
             await held.answered.wait()
-        for helper in self._helpers:
-            helper.cancel()
-        await asyncio.gather(*self._helpers, return_exceptions=True)
+        ending = [*self._helpers, *self._renewals]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
 
     # What follows runs in the worker's own tasks.
 
@@ -332,21 +334,31 @@ class Worker:
                 continue
             for held in due:
                 held.renew_at = now + lease / 3
-            extend = [Settlement.of(held.job, Verdict.extend(lease)) for held in due]
-            try:
-                results = await asyncio.wait_for(self._queue.settle(extend), lease / 3)
-            except (AqueductError, asyncio.TimeoutError) as error:
-                _log.debug("renewing leases of %s: %r", self._queue.group, error)
-                for held in due:
-                    held.renew_at = loop.time() + min(lease / 20, 1.0)
-                continue
-            for held, result in zip(due, results, strict=True):
-                self._renewed(held, result, now + lease)
+            # A slow answer holds up neither the next attempt nor the leases of others.
+            task = asyncio.create_task(self._renew_some(due, lease))
+            self._renewals.add(task)
+            task.add_done_callback(self._renewals.discard)
+
+    async def _renew_some(self, due: list[_Held], lease: float) -> None:
+        loop = asyncio.get_running_loop()
+        sent = loop.time()
+        extend = [Settlement.of(held.job, Verdict.extend(lease)) for held in due]
+        try:
+            results = await asyncio.wait_for(self._queue.settle(extend), lease)
+        except (AqueductError, asyncio.TimeoutError) as error:
+            _log.debug("renewing leases of %s: %r", self._queue.group, error)
+            for held in due:
+                held.renew_at = min(held.renew_at, loop.time() + min(lease / 20, 1.0))
+            return
+        for held, result in zip(due, results, strict=True):
+            self._renewed(held, result, sent + lease)
 
     def _renewed(self, held: _Held, result: AqueductError | None, until: float) -> None:
         if held not in self._held:
             return
         if result is None:
+            if until <= held.expires:
+                return
             held.expires = until
             if held.timer is not None:
                 held.timer.cancel()
