@@ -16,6 +16,7 @@ use super::{
     record::Phase,
     schedule::Schedule,
     view::Standing,
+    waiting::Until,
 };
 
 impl Schedule {
@@ -123,6 +124,7 @@ impl Schedule {
         let Some(known) = self.known.get(offset) else {
             let found = self.ready.remove(offset, DEFAULT_PRIORITY)
                 || self.unmatched.remove(offset)
+                || self.waiting.remove(offset)
                 || self.leaving.remove(offset);
             if !found {
                 self.gone.insert(offset);
@@ -134,7 +136,7 @@ impl Schedule {
         }
         match known.place() {
             Place::Ready => drop(self.ready.remove(offset, known.priority())),
-            Place::Due => drop(self.gone.insert(offset)),
+            Place::Due => drop(self.waiting.remove(offset)),
             Place::Parked => drop(self.parked.remove(offset)),
             // The key takes it out of its line.
             Place::Line | Place::Flight => {}
@@ -171,11 +173,9 @@ impl Schedule {
         }
     }
 
-    /// Takes a message out of where it can only be searched for. Slow, and seldom: a lease that
-    /// the schedule did not expect.
+    /// Takes a message out of a line, where it can only be searched for. Slow, and seldom: a lease
+    /// that the schedule did not expect.
     fn search_out(&mut self, offset: u64) {
-        self.due.retain(|(_, due)| *due != offset);
-        self.delayed.retain(|(_, due)| *due != offset);
         if let Some((key, priority)) = self.keys.find(offset) {
             self.keys.remove(key, priority, offset);
             self.known
@@ -245,7 +245,7 @@ impl Schedule {
         self.lift(run);
         self.in_flight -= self.flight.remove_range(run.clone());
         for offset in run.clone() {
-            self.due.insert((at_ms, offset));
+            self.waiting.insert(offset, Until::Steady(at_ms));
             let Some(known) = self.known.get(offset) else {
                 continue;
             };
@@ -270,7 +270,7 @@ impl Schedule {
         self.lift(&one);
         self.in_flight -= self.flight.remove_range(one);
         let known = self.known.get(offset);
-        self.delayed.insert((until_ms, offset));
+        self.waiting.insert(offset, Until::Wall(until_ms));
         let Some(known) = known else { return };
         self.known.insert(offset, known.at(Place::Due));
         self.expiring
@@ -317,6 +317,7 @@ impl Schedule {
         let below = 0..to;
         self.in_flight -= self.flight.remove_range(below.clone());
         self.ready.remove_range(&below);
+        self.waiting.trim(to);
         for set in [
             &mut self.unmatched,
             &mut self.parked,

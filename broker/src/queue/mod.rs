@@ -30,6 +30,7 @@ mod following;
 pub(crate) mod history;
 mod keys;
 pub(crate) mod known;
+mod leased;
 pub(crate) mod levels;
 #[cfg(test)]
 mod model;
@@ -56,3 +57,4 @@ pub(crate) mod time;
 mod trial;
 pub(crate) mod verdicts;
 pub(crate) mod view;
+mod waiting;

@@ -30,7 +30,7 @@ use prost::encoding::{decode_varint, encode_varint};
 use super::{
     command::{REASONS, Reason},
     history::Histories,
-    offsets::Offsets,
+    leased::Leased,
     outbox::Outbox,
     pages::Pages,
     record::{Dead, Lease, MAX_TIME_MS, PackedDead, PackedRecord, Phase, Record},
@@ -484,7 +484,7 @@ impl State {
         const WHAT: &str = "open messages";
         let mut before = Before::default();
         let mut open: Pages<PackedRecord> = Pages::default();
-        let mut leased = Offsets::default();
+        let mut leased = Leased::default();
         let mut last = None;
         for _ in 0..reader.number(WHAT)? {
             let (offset, record) = read_record(reader, &mut before)?;
@@ -494,8 +494,8 @@ impl State {
             if !follows || !is_given || offset == u64::MAX || self.settled.contains(offset) {
                 return Err(Damaged(WHAT));
             }
-            if lease.is_some() {
-                leased.insert(offset);
+            if let Some(lease) = lease {
+                leased.add(offset..offset + 1, lease.consumer, lease.deadline_ms);
             }
             open.insert(offset, record.into());
         }

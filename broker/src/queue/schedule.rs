@@ -31,7 +31,11 @@ use super::{
     state::State,
     time::{Next, Now},
     view::Standing,
+    waiting::{Until, Waiting},
 };
+
+/// Messages that one look makes ready: a million that come due at once must not hold the lock.
+pub(crate) const WOKEN_AT_A_TIME: usize = 10_000;
 
 /// Ready messages to know ahead, where more are not needed for the order.
 pub(crate) const WINDOW: u64 = 1_000_000;
@@ -75,10 +79,8 @@ pub(crate) struct Schedule {
     /// key's line only those with a time to live are kept.
     pub(super) known: Pages<Known>,
     pub(super) keys: Keys,
-    /// When messages are ready again, in steady time. May hold messages that are gone, see `gone`.
-    pub(super) due: BTreeSet<(i64, u64)>,
-    /// When delayed messages are ready, in wall time. As above.
-    pub(super) delayed: BTreeSet<(i64, u64)>,
+    /// When messages are ready: retries in steady time, delayed ones in wall time.
+    pub(super) waiting: Waiting,
     /// When messages expire that are not in flight, in wall time.
     pub(super) expiring: BTreeSet<(i64, u64)>,
     /// Handed out: leased, or on the way to it.
@@ -89,7 +91,7 @@ pub(crate) struct Schedule {
     pub(super) parked: Offsets,
     /// Came out of `expired`, `unmatched` or `parked`.
     pub(super) leaving: Offsets,
-    /// Dropped while they were in `due` or in a line, which cannot be searched by offset.
+    /// Dropped while they were in a line, which cannot be searched by offset.
     pub(super) gone: Offsets,
     /// No lease ends before that.
     pub(super) lease_due_ms: i64,
@@ -121,8 +123,7 @@ impl Schedule {
             ready: Levels::new(rules.priorities),
             known: Pages::default(),
             keys,
-            due: BTreeSet::new(),
-            delayed: BTreeSet::new(),
+            waiting: Waiting::default(),
             expiring: BTreeSet::new(),
             flight: Offsets::default(),
             in_flight: 0,
@@ -192,8 +193,8 @@ impl Schedule {
             self.keys.hold(key, offset);
         }
         match (retry_ms, delay_ms) {
-            (Some(at_ms), _) => drop(self.due.insert((at_ms, offset))),
-            (None, Some(until_ms)) => drop(self.delayed.insert((until_ms, offset))),
+            (Some(at_ms), _) => self.waiting.insert(offset, Until::Steady(at_ms)),
+            (None, Some(until_ms)) => self.waiting.insert(offset, Until::Wall(until_ms)),
             (None, None) => self.ready.insert(offset, known.priority()),
         }
     }
@@ -322,32 +323,20 @@ impl Schedule {
         wall_ms.saturating_add(tolerance_ms) < self.wall_seen_ms
     }
 
-    /// Makes ready what is due.
-    pub(crate) fn wake(&mut self, now: Now) {
-        while let Some((at_ms, offset)) = self.due.first().copied() {
-            if at_ms > now.steady_ms {
-                break;
+    /// Makes ready what is due, a bounded number; whether there is more, for the next look.
+    pub(crate) fn wake(&mut self, now: Now) -> bool {
+        for _ in 0..WOKEN_AT_A_TIME {
+            let Some((offset, until)) = self.waiting.pop(now) else {
+                return false;
+            };
+            if let Until::Wall(at_ms) = until {
+                self.wall_seen_ms = self.wall_seen_ms.max(at_ms);
             }
-            self.due.pop_first();
-            self.wake_one(offset);
+            let known = self.known.get(offset).unwrap_or_default();
+            self.remember(offset, known, Place::Ready);
+            self.ready.insert(offset, known.priority());
         }
-        while let Some((at_ms, offset)) = self.delayed.first().copied() {
-            if at_ms > now.wall_ms {
-                break;
-            }
-            self.delayed.pop_first();
-            self.wall_seen_ms = self.wall_seen_ms.max(at_ms);
-            self.wake_one(offset);
-        }
-    }
-
-    fn wake_one(&mut self, offset: u64) {
-        if offset < self.floor || self.gone.remove(offset) {
-            return;
-        }
-        let known = self.known.get(offset).unwrap_or_default();
-        self.remember(offset, known, Place::Ready);
-        self.ready.insert(offset, known.priority());
+        self.waiting.is_any_due(now)
     }
 
     /// Calls messages out of a key's line for as long as the key has room.
@@ -396,10 +385,7 @@ impl Schedule {
 
     /// When there is something to do for whoever takes messages: some become due.
     pub(crate) fn next_due(&self) -> Next {
-        Next {
-            steady_ms: self.due.first().map(|(at_ms, _)| *at_ms),
-            wall_ms: self.delayed.first().map(|(at_ms, _)| *at_ms),
-        }
+        self.waiting.next()
     }
 
     /// When there is something to do though nobody takes messages: some expire, or a lease may
@@ -448,24 +434,13 @@ impl Schedule {
 
     /// Messages that wait for a time, as far as was scanned.
     pub(crate) fn delayed(&self, now: Now) -> u64 {
-        let waiting = |set: &BTreeSet<(i64, u64)>, now_ms: i64| {
-            let is_late = |(at_ms, _): &&(i64, u64)| *at_ms <= now_ms;
-            if self.gone.is_empty() {
-                return set.len() - set.iter().take_while(is_late).count();
-            }
-            let waiting = set.iter().skip_while(is_late);
-            waiting
-                .filter(|(_, offset)| !self.gone.contains(*offset))
-                .count()
-        };
-        (waiting(&self.due, now.steady_ms) + waiting(&self.delayed, now.wall_ms)) as u64
+        self.waiting.count(now)
     }
 
     /// Messages that wait for the end of their delay, in order of it, from this time and offset on,
     /// as far as was scanned. Some may be due.
     pub(crate) fn delays(&self, from: (i64, u64)) -> impl Iterator<Item = (i64, u64)> + '_ {
-        let known = self.delayed.range(from..).copied();
-        known.filter(|(_, offset)| *offset >= self.floor && !self.gone.contains(*offset))
+        self.waiting.by_wall(from)
     }
 
     /// Bytes that the schedule takes, about.
@@ -482,7 +457,8 @@ impl Schedule {
             + self.ready.bytes()
             + self.known.bytes()
             + self.keys.bytes()
-            + (self.due.len() + self.delayed.len() + self.expiring.len()) * 32
+            + self.waiting.bytes()
+            + self.expiring.len() * 32
     }
 }
 

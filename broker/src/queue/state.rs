@@ -33,9 +33,9 @@ use super::{
     command::{Batch, Grant, Kind, REASONS, Replies, Reply, Status},
     events::Event,
     history::Histories,
-    offsets::Offsets,
+    leased::{Leased, Leases},
     outbox::Outbox,
-    pages::Pages,
+    pages::{Pages, Visit},
     record::{Lease, PackedDead, PackedRecord, Phase, Record},
     settled::Settled,
     spans::Spans,
@@ -113,7 +113,7 @@ pub(crate) struct State {
     pub(super) counters: Counters,
     pub(super) outbox: Outbox,
     /// The leased among `open`; derived.
-    pub(super) leased: Offsets,
+    pub(super) leased: Leased,
 }
 
 impl Default for State {
@@ -136,7 +136,7 @@ impl Default for State {
             parked: BTreeSet::new(),
             counters: Counters::default(),
             outbox: Outbox::default(),
-            leased: Offsets::default(),
+            leased: Leased::default(),
         }
     }
 }
@@ -259,7 +259,7 @@ impl State {
         self.errors.clear();
         self.histories.start_over();
         self.parked.clear();
-        self.leased = Offsets::default();
+        self.leased = Leased::default();
     }
 
     /// What retention took is settled, whatever its phase was.
@@ -268,10 +268,14 @@ impl State {
         let lost = self.settled.floor()..log_start;
         if self.begun && !lost.is_empty() {
             self.counters.trimmed += (lost.end - lost.start) - self.settled.count(lost.clone());
-            self.open.remove_range(lost.clone());
+            let mut ended = Leases::default();
+            self.open.visit(lost.clone(), |offset, packed| {
+                ended.note(offset, &Record::from(*packed));
+                Visit::Remove
+            });
+            self.leased.end(ended);
             self.errors = self.errors.split_off(&log_start);
             self.histories.settle_below(log_start);
-            self.leased.remove_range(lost.clone());
             self.settled.insert(lost);
             events.push(Event::Trimmed { to: log_start });
         }
@@ -313,7 +317,8 @@ impl State {
         }
         let reply = Reply::with(spans);
         for span in reply.spans.iter().filter(|span| span.lease > 0) {
-            self.leased.insert_range(span.range());
+            let (consumer, deadline_ms) = (grant.consumer, grant.deadline_ms);
+            self.leased.add(span.range(), consumer, deadline_ms);
             events.push(Event::Leased {
                 run: span.range(),
                 deadline_ms: grant.deadline_ms,

@@ -8,6 +8,7 @@ use super::{
     command::{Action, Death, Reason, Reply, Retry, Status, Verdict, Verdicts},
     events::Event,
     history::{Attempt, End},
+    leased::Leases,
     outbox::StepId,
     pages::Visit,
     parcel::Completion,
@@ -109,6 +110,8 @@ fn failure(rule: Rule, action: &Action) -> Option<(End, &str)> {
 struct Made {
     runs: Vec<Range<u64>>,
     dead: Vec<(u64, Record)>,
+    /// The leases, as they were.
+    leases: Leases,
 }
 
 impl Made {
@@ -189,6 +192,7 @@ impl State {
             }
             made.add(offset);
             let holder = record.lease().map_or(0, |lease| lease.consumer);
+            made.leases.note(offset, &record);
             let visit = change(&mut record, action, claim.now_ms);
             if let Some((end, error)) = failure {
                 let attempt = Attempt {
@@ -222,12 +226,11 @@ impl State {
         discard: bool,
         events: &mut Vec<Event>,
     ) {
-        if matches!(action, Action::Extend(_)) {
+        if let Action::Extend(deadline_ms) = action {
+            self.leased.prolong(made.leases, *deadline_ms);
             return;
         }
-        for run in &made.runs {
-            self.leased.remove_range(run.clone());
-        }
+        self.leased.end(made.leases);
         let mut dead = made.dead.into_iter();
         for run in made.runs {
             let count = run.end - run.start;

@@ -143,31 +143,45 @@ impl State {
 
     /// Leased messages in order of offsets.
     pub(crate) fn held(&self, from: u64) -> impl Iterator<Item = Held> + '_ {
-        self.leased.iter_from(from).filter_map(|offset| {
-            let record = Record::from(self.open.get(offset)?);
-            Some(Held {
-                offset,
-                failed: record.failed,
-                hand_outs: record.hand_outs,
-                lease: record.lease()?,
-            })
+        let leased = self.leased.iter_from(from);
+        leased.filter_map(|offset| self.lease_of(offset))
+    }
+
+    fn lease_of(&self, offset: u64) -> Option<Held> {
+        let record = Record::from(self.open.get(offset)?);
+        Some(Held {
+            offset,
+            failed: record.failed,
+            hand_outs: record.hand_outs,
+            lease: record.lease()?,
         })
     }
 
-    /// At most `max` leases that are past their deadline, and the earliest deadline of the
-    /// others (the present time, if there are more). Looks at all that is leased. Who fails to
-    /// log their expiry asks again: they are in no timer any more.
+    /// What a consumer holds, in order of offsets.
+    pub(crate) fn held_by(&self, consumer: u64) -> impl Iterator<Item = Held> + '_ {
+        self.leased.of(consumer).filter_map(|at| self.lease_of(at))
+    }
+
+    /// How many messages a consumer holds.
+    pub(crate) fn held_count(&self, consumer: u64) -> u64 {
+        self.leased.count_of(consumer)
+    }
+
+    /// Who holds anything.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = u64> + '_ {
+        self.leased.consumers()
+    }
+
+    /// At most `max` leases that are past their deadline, the oldest first, and the earliest
+    /// deadline of the others (the present time, if there are more). Who fails to log their
+    /// expiry asks again: they are in no timer any more.
     pub(crate) fn overdue(&self, now_ms: i64, max: usize) -> (Vec<Held>, Option<i64>) {
-        let (mut overdue, mut next) = (Vec::new(), None);
-        for held in self.held(0) {
-            let deadline_ms = held.lease.deadline_ms;
-            if deadline_ms <= now_ms && overdue.len() < max {
-                overdue.push(held);
-            } else {
-                let deadline_ms = deadline_ms.max(now_ms);
-                next = Some(next.map_or(deadline_ms, |known: i64| known.min(deadline_ms)));
-            }
-        }
+        let mut due = self.leased.due(now_ms).filter_map(|at| self.lease_of(at));
+        let overdue: Vec<Held> = due.by_ref().take(max).collect();
+        let next = match due.next() {
+            Some(_) => Some(now_ms),
+            None => self.leased.next_after(now_ms),
+        };
         (overdue, next)
     }
 

@@ -102,15 +102,9 @@ async fn choose_in(
     let (limit, consumer) = (policy.max_in_flight.consumer, demand.consumer);
     let most = demand.messages.min(AT_A_TIME).min(rate);
     let taken = lane.with(policy, |state, schedule| {
-        let held = || {
-            state
-                .held(0)
-                .filter(|held| held.lease.consumer == consumer)
-                .count() as u64
-        };
         let most = match limit {
             0 => most,
-            limit => most.min(limit.saturating_sub(held())),
+            limit => most.min(limit.saturating_sub(state.held_count(consumer))),
         };
         (schedule.next(now, most), state.epoch(), most)
     });

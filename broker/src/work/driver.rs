@@ -184,10 +184,16 @@ impl Driver {
                 tokio::task::yield_now().await;
                 continue;
             }
-            // A call has had its round: nothing is there for it now.
-            self.mark_late_calls(Duration::ZERO);
+            let is_behind = self.wake_due();
+            // Unless more is due than one look takes, a call has had its round: nothing is there
+            // for it now.
+            let grace = if is_behind { MOST_LATE } else { Duration::ZERO };
+            self.mark_late_calls(grace);
             let idle = self.is_idle();
-            let pause = self.pause();
+            let pause = match is_behind {
+                true => Duration::ZERO,
+                false => self.pause(),
+            };
             let attends = self.attendance.is_some();
             tokio::select! {
                 request = self.inbox.recv() => match request {
@@ -246,6 +252,16 @@ impl Driver {
         self.services.work.retire(self.group.id, &self.inbox, leave)
     }
 
+    /// Makes ready some of what is due; whether there is more.
+    fn wake_due(&mut self) -> bool {
+        let (policy, now) = (&self.policy, self.now());
+        let lanes = self.lanes.iter_mut();
+        let lanes = lanes.filter(|lane| lane.pause_left_ms().is_none());
+        let behind = lanes.filter_map(|lane| lane.with(policy, |_, schedule| schedule.wake(now)));
+        // Each of them is looked at.
+        behind.fold(false, |any, is_behind| any | is_behind)
+    }
+
     /// How long nothing happens by itself.
     fn pause(&mut self) -> Duration {
         let now = self.now();
@@ -263,9 +279,8 @@ impl Driver {
                 pause = pause.min(Duration::from_millis(left));
                 continue;
             }
+            // What is due is awake, and waits for demand and not for a time.
             let next = lane.with(&self.policy, |_, schedule| {
-                // What is due waits for demand, and not for a time.
-                schedule.wake(now);
                 schedule.next_due().or(schedule.next_end())
             });
             let next = next.unwrap_or_default();

@@ -146,9 +146,8 @@ impl Lane {
     /// Who holds messages here.
     pub(super) fn holders(&self) -> HashSet<u64> {
         self.partition.shared().with_queues(|queues| {
-            let held = queues.get(self.group_id).into_iter();
-            let held = held.flat_map(|state| state.held(0));
-            held.map(|held| held.lease.consumer).collect()
+            let state = queues.get(self.group_id).into_iter();
+            state.flat_map(State::holders).collect()
         })
     }
 

@@ -1,10 +1,7 @@
 //! What one entry of a partition is made of: verdicts, ends of leases, leavings, new leases. Pure
 //! but for the lane's own state.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Range,
-};
+use std::{collections::BTreeMap, ops::Range};
 
 use aqueduct_proto::record::Record;
 
@@ -213,22 +210,22 @@ fn end_gone(court: &Court<'_>, gone: &mut Vec<(u64, bool)>, plan: &mut Plan) {
     if gone.is_empty() {
         return;
     }
-    let closed: HashMap<u64, bool> = gone.iter().copied().collect();
-    let mut ended: BTreeMap<u64, Vec<Verdict>> = BTreeMap::new();
-    let held = court.state.held(0).filter_map(|held| {
-        let closed = closed.get(&held.lease.consumer)?;
-        Some((held, *closed))
-    });
-    for (held, closed) in held.take(ENDED_AT_A_TIME) {
-        let verdict = match closed {
-            true => court.given_back(&held),
-            false => court.lost(&held, "the consumer's connection broke"),
-        };
-        ended.entry(held.lease.consumer).or_default().push(verdict);
+    let closed: BTreeMap<u64, bool> = gone.iter().copied().collect();
+    let (mut ended, mut room) = (Vec::new(), ENDED_AT_A_TIME);
+    for (consumer, closed) in &closed {
+        let held = court.state.held_by(*consumer).take(room);
+        let verdicts: Vec<Verdict> = held
+            .map(|held| match closed {
+                true => court.given_back(&held),
+                false => court.lost(&held, "the consumer's connection broke"),
+            })
+            .collect();
+        room -= verdicts.len();
+        if !verdicts.is_empty() {
+            ended.push((*consumer, verdicts));
+        }
     }
-    if ended.is_empty() {
-        gone.clear();
-    }
+    gone.retain(|(consumer, _)| court.state.held_count(*consumer) > 0);
     for (consumer, verdicts) in ended {
         let consumer = Some(consumer);
         plan.add(Kind::Gone(Verdicts { consumer, verdicts }), Part::Plain);

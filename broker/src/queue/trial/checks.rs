@@ -11,7 +11,7 @@ use super::{
         outbox::Waiting,
         policy::{OnKeyFailure, Order, Priorities},
         record::Phase,
-        view::Standing,
+        view::{Held, Standing},
     },
     World,
 };
@@ -235,6 +235,7 @@ impl World {
             }
         }
         assert_eq!(state.in_flight(), leased);
+        self.check_holders();
         in_flight.extend(
             self.taken
                 .iter()
@@ -270,6 +271,29 @@ impl World {
         }
         assert_eq!(outbox.waiting(), waiting);
         assert_eq!(outbox.totals().1, self.model.dropped);
+    }
+
+    /// What is kept of leases by consumer and deadline is what a look at all of them finds.
+    fn check_holders(&self) {
+        let held: Vec<_> = self.state.held(0).collect();
+        let consumers: BTreeSet<u64> = held.iter().map(|held| held.lease.consumer).collect();
+        assert!(self.state.holders().eq(consumers.iter().copied()));
+        for consumer in consumers {
+            let of_it = held.iter().filter(|held| held.lease.consumer == consumer);
+            assert!(self.state.held_by(consumer).eq(of_it.clone().copied()));
+            assert_eq!(self.state.held_count(consumer), of_it.count() as u64);
+        }
+        for now_ms in [self.now_ms, self.now_ms + 500, i64::MAX] {
+            let is_due = |held: &&Held| held.lease.deadline_ms <= now_ms;
+            let mut due: Vec<_> = held.iter().filter(is_due).map(|held| held.offset).collect();
+            let (overdue, next) = self.state.overdue(now_ms, usize::MAX);
+            let mut found: Vec<_> = overdue.iter().map(|held| held.offset).collect();
+            due.sort_unstable();
+            found.sort_unstable();
+            assert_eq!(found, due);
+            let later = held.iter().map(|held| held.lease.deadline_ms);
+            assert_eq!(next, later.filter(|at_ms| *at_ms > now_ms).min());
+        }
     }
 
     fn check_letters(&self) {
