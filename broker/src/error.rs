@@ -226,6 +226,16 @@ pub enum Refusal {
     },
     #[error("dead letters of \"{topic}\" are being redriven or discarded by somebody else")]
     DeadLettersBusy { topic: String },
+    #[error(
+        "{count} dead letters of group \"{group}\" of \"{topic}\" have no copy yet ({why}); to drop them with \
+         the group, set its dead_letters to false first"
+    )]
+    DeadLettersWaiting {
+        topic: String,
+        group: String,
+        count: u64,
+        why: String,
+    },
     #[error("partition {partition} is not assigned to member \"{member}\"")]
     NotAssigned { partition: u32, member: String },
     #[error("{what}: the limit of {limit} is reached")]
@@ -316,6 +326,9 @@ impl Refusal {
             Refusal::ResultsFull { .. } => (Code::ResourceExhausted, "RESULTS_FULL"),
             Refusal::ResultsWaiting { .. } => (Code::FailedPrecondition, "RESULTS_WAITING"),
             Refusal::DeadLettersBusy { .. } => (Code::FailedPrecondition, "DEAD_LETTERS_BUSY"),
+            Refusal::DeadLettersWaiting { .. } => {
+                (Code::FailedPrecondition, "DEAD_LETTERS_WAITING")
+            }
             Refusal::LimitReached { .. } => (Code::ResourceExhausted, "LIMIT_REACHED"),
             Refusal::DiskFull { .. } => (Code::ResourceExhausted, "DISK_FULL"),
             Refusal::Unavailable { .. } => (Code::Unavailable, "UNAVAILABLE"),
@@ -532,6 +545,16 @@ impl Refusal {
                 ("results", results.to_string()),
             ],
             Refusal::DeadLettersBusy { topic } => vec![("topic", topic.clone())],
+            Refusal::DeadLettersWaiting {
+                topic,
+                group,
+                count,
+                ..
+            } => vec![
+                ("topic", topic.clone()),
+                ("group", group.clone()),
+                ("count", count.to_string()),
+            ],
             Refusal::LimitReached { what, limit } => {
                 vec![("field", what.clone()), ("limit", limit.to_string())]
             }

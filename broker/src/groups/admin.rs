@@ -312,6 +312,11 @@ impl Services {
         name: &str,
         validate_only: bool,
     ) -> Result<(), Refusal> {
+        let group = self.group(topic, name)?;
+        if group.queue.is_some() && !validate_only {
+            // Before the lock: this may take a while.
+            self.copy_dead_letters(&group).await?;
+        }
         let _changing = self.groups.changing.lock().await;
         let group = self.group(topic, name)?;
         if validate_only {

@@ -190,7 +190,7 @@ impl Marked {
                 return;
             }
         }
-        self.change(|many| drop(many.insert_range(run)));
+        self.change(|many| _ = many.insert_range(run));
     }
 
     fn remove(&mut self, run: Range<u64>) {
@@ -209,7 +209,7 @@ impl Marked {
                 return;
             }
         }
-        self.change(|many| drop(many.remove_range(run)));
+        self.change(|many| _ = many.remove_range(run));
     }
 
     /// Changes it as a set, which it is from now on.

@@ -9,12 +9,17 @@
 //! known for good before the first copy: a dead-letter topic that was deleted begins again, with
 //! what the queue does not know as written.
 
-use std::{collections::BTreeSet, ops::Range, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aqueduct_proto::{batch::Batch, compression::Compression, record::BatchBuilder};
 use tokio::sync::oneshot;
 
-use super::{lane::Lane, reading::Reader, rest::Rest};
+use super::{driver::Driver, lane::Lane, reading::Reader, rest::Rest};
 use crate::{
     clock,
     dead::letter::{Death, copy_headers},
@@ -27,11 +32,13 @@ use crate::{
         state::TopicConfig,
     },
     partition::{Message, Partition},
-    queue::{history::PastAttempt, policy::Policy, record::Dead, time::Now},
+    queue::{history::PastAttempt, policy::Policy, record::Dead, state::State, time::Now},
     services::Services,
     topics::NewTopic,
 };
 
+/// How long somebody waits for the copies of all dead letters.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Copies of one batch.
 const COPIES: usize = 100;
 /// Bytes of one batch after which no further copy is added.
@@ -72,6 +79,14 @@ pub(super) struct Copies {
     courier: Option<Courier>,
     is_on_its_way: bool,
     rest: Rest,
+    /// Why there were none the last time.
+    problem: Option<Refusal>,
+}
+
+/// Somebody who waits until all dead letters of a group have their copies.
+pub(super) struct Awaited {
+    pub(super) until: Instant,
+    pub(super) answer: oneshot::Sender<Result<(), Refusal>>,
 }
 
 impl Copies {
@@ -96,10 +111,12 @@ impl Copies {
                 self.courier = Some(courier);
                 self.done_to = self.done_to.max(done_to);
                 self.rest = Rest::default();
+                self.problem = None;
                 Ok(())
             }
             Err(refusal) => {
                 self.rest.begin(clock::monotonic_ms());
+                self.problem = Some(refusal.clone());
                 Err(refusal)
             }
         }
@@ -168,6 +185,61 @@ impl Lane {
             (written, letters.collect::<Vec<_>>())
         })?;
         (!letters.is_empty()).then_some((written, letters))
+    }
+}
+
+impl Driver {
+    pub(super) fn await_copies(&mut self, answer: oneshot::Sender<Result<(), Refusal>>) {
+        if !self.consumers.is_empty() || !self.calls.is_empty() {
+            // The group is not deleted anyway.
+            return drop(answer.send(Ok(())));
+        }
+        let until = Instant::now() + PATIENCE;
+        self.copies_awaited.push(Awaited { until, answer });
+    }
+
+    /// Answers those who wait for copies, if there are all, or have been none for too long.
+    pub(super) fn answer_awaited(&mut self) {
+        if self.copies_awaited.is_empty() {
+            return;
+        }
+        let copied = self.check_copied();
+        let now = Instant::now();
+        for awaited in std::mem::take(&mut self.copies_awaited) {
+            if copied.is_ok() || awaited.until <= now {
+                // Whoever hung up does not want to know.
+                let _ = awaited.answer.send(copied.clone());
+            } else {
+                self.copies_awaited.push(awaited);
+            }
+        }
+    }
+
+    /// # Errors
+    /// If the group goes with dead letters that have no copy, and its policy keeps them.
+    pub(super) fn check_copied(&mut self) -> Result<(), Refusal> {
+        if !self.policy.dead_letters {
+            return Ok(());
+        }
+        let policy = &self.policy;
+        let count = |lane: &mut Lane| {
+            let numbers = |state: &State| state.dead_numbered_to() - state.dead_written_to();
+            lane.with(policy, |state, _| numbers(state)).unwrap_or(0)
+        };
+        let count = self.lanes.iter_mut().map(count).sum();
+        if count == 0 {
+            return Ok(());
+        }
+        let problem = self
+            .lanes
+            .iter()
+            .find_map(|lane| lane.copies.problem.as_ref());
+        Err(Refusal::DeadLettersWaiting {
+            topic: self.group.topic.clone(),
+            group: self.group.name.clone(),
+            count,
+            why: problem.map_or_else(|| "they are being copied".into(), ToString::to_string),
+        })
     }
 }
 

@@ -5,7 +5,10 @@
 //! listed is what the schedule has met; so a list waits until the log is scanned as far as it
 //! is scanned at all, and says whether that is its end.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use aqueduct_proto::{attributes, record::Record};
 use tokio::sync::oneshot;
@@ -24,6 +27,8 @@ use crate::{
 
 /// How long an answer waits for the log to be scanned.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Requests that are answered before the next round. Changes of one partition are one entry.
+const ANSWERED_AT_A_TIME: usize = 1_000;
 
 /// Where a delayed message lies, behind its time: what lists are ordered by.
 pub(crate) type Place = (i64, u32, u64);
@@ -95,23 +100,41 @@ impl Asked {
     }
 }
 
+/// A change on its way into the log, who waits for it, and what it is answered with.
+struct Changing {
+    kind: Kind,
+    found: Delayed,
+    answer: oneshot::Sender<Result<Delayed, Refusal>>,
+}
+
+/// Changes by partition.
+#[derive(Default)]
+struct Changes {
+    by_partition: BTreeMap<u32, Vec<Changing>>,
+    offsets: HashSet<(u32, u64)>,
+}
+
 impl Driver {
-    /// Answers what can be answered now.
-    pub(super) async fn answer_asked(&mut self) {
+    /// Answers what can be answered now, a bounded number; whether more can be at once.
+    pub(super) async fn answer_asked(&mut self) -> bool {
         if self.asked.is_empty() {
-            return;
+            return false;
         }
         let (is_begun, is_complete, is_scanned) = self.how_far();
+        let (mut room, mut more) = (ANSWERED_AT_A_TIME, false);
+        let mut changes = Changes::default();
         for asked in std::mem::take(&mut self.asked) {
             let is_late = asked.until <= Instant::now();
             let can_be = match asked.ask {
                 Ask::List { .. } => is_scanned,
                 Ask::One { .. } => is_begun,
             };
-            if !can_be && !is_late {
+            if (!can_be && !is_late) || room == 0 {
+                more |= can_be || is_late;
                 self.asked.push(asked);
                 continue;
             }
+            room -= 1;
             match asked.ask {
                 Ask::List {
                     behind,
@@ -127,9 +150,31 @@ impl Driver {
                     offset,
                     change,
                     answer,
-                } => drop(answer.send(self.change(partition, offset, change).await)),
+                } => {
+                    // What becomes of a message is known before the next change of it is judged.
+                    if !changes.offsets.insert((partition, offset)) {
+                        self.log_changes(std::mem::take(&mut changes)).await;
+                        changes.offsets.insert((partition, offset));
+                    }
+                    let found = self.delayed(partition, offset).await;
+                    match found.map(|found| self.changed(found, change)) {
+                        Ok((found, Some(kind))) => {
+                            let changing = Changing {
+                                kind,
+                                found,
+                                answer,
+                            };
+                            let known = changes.by_partition.entry(partition);
+                            known.or_default().push(changing);
+                        }
+                        Ok((found, None)) => drop(answer.send(Ok(found))),
+                        Err(refusal) => drop(answer.send(Err(refusal))),
+                    }
+                }
             }
         }
+        self.log_changes(changes).await;
+        more
     }
 
     /// Whether the queue has begun everywhere, is scanned to the end, and as far as it wants.
@@ -185,48 +230,75 @@ impl Driver {
         }
     }
 
-    async fn change(
-        &mut self,
-        partition: u32,
-        offset: u64,
-        change: Change,
-    ) -> Result<Delayed, Refusal> {
-        let mut found = self.delayed(partition, offset).await?;
-        let now = self.now();
-        let lane = &mut self.lanes[partition as usize];
-        let epoch = lane.with(&self.policy, |state, _| state.epoch());
+    /// What a change makes of a message, and the command that does it.
+    fn changed(&mut self, mut found: Delayed, change: Change) -> (Delayed, Option<Kind>) {
+        let offset = found.offset;
+        let lane = self.lanes.get_mut(found.partition as usize);
+        let epoch = lane.and_then(|lane| lane.with(&self.policy, |state, _| state.epoch()));
         let epoch = epoch.unwrap_or(0);
         let kind = match change {
-            Change::Nothing => return Ok(found),
-            Change::Cancel => Kind::Drop(Dropping {
+            Change::Nothing => None,
+            Change::Cancel => Some(Kind::Drop(Dropping {
                 runs: vec![Run::from(offset..offset + 1)],
                 reason: DropReason::Cancelled as i32,
                 discard: false,
                 epoch,
-            }),
+            })),
             Change::Until(until_ms) => {
                 found.until_ms = until_ms;
-                Kind::Delay(Delay {
+                Some(Kind::Delay(Delay {
                     offset,
                     until_ms,
                     epoch,
-                })
+                }))
             }
         };
-        let batch = Batch {
-            now_ms: now.steady_ms,
-            discard_dead: !self.policy.dead_letters,
-            commands: vec![Command::new(kind)],
-        };
-        let group_id = self.group.id;
-        let begun = lane.partition.begin_step(Step { group_id, batch }).await?;
-        let replies = begun.outcome().await?.replies;
-        match replies.first().map(result_of) {
-            Some(Status::Done) => Ok(found),
-            Some(_) => Err(not_delayed(partition, offset)),
-            None => Err(Refusal::Unknown {
-                why: "the partition answered for another command".into(),
-            }),
+        (found, kind)
+    }
+
+    /// Logs changes, one entry for each partition, and answers them.
+    async fn log_changes(&mut self, changes: Changes) {
+        let now_ms = self.now().steady_ms;
+        let mut begun = Vec::new();
+        for (partition, changes) in changes.by_partition {
+            let Some(lane) = self.lanes.get(partition as usize) else {
+                continue;
+            };
+            let (kinds, waiting): (Vec<Kind>, Vec<_>) = changes
+                .into_iter()
+                .map(|it| (it.kind, (it.found, it.answer)))
+                .unzip();
+            let step = Step {
+                group_id: self.group.id,
+                batch: Batch {
+                    now_ms,
+                    discard_dead: !self.policy.dead_letters,
+                    commands: kinds.into_iter().map(Command::new).collect(),
+                },
+            };
+            begun.push((lane.partition.begin_step(step).await, waiting));
+        }
+        for (begun, waiting) in begun {
+            let outcome = match begun {
+                Ok(stepping) => stepping.outcome().await,
+                Err(refusal) => Err(refusal),
+            };
+            let replies = outcome.map(|replies| replies.replies);
+            for (nth, (found, answer)) in waiting.into_iter().enumerate() {
+                let place = (found.partition, found.offset);
+                let result = match &replies {
+                    Err(refusal) => Err(refusal.clone()),
+                    Ok(replies) => match replies.get(nth).map(result_of) {
+                        Some(Status::Done) => Ok(found),
+                        Some(_) => Err(not_delayed(place.0, place.1)),
+                        None => Err(Refusal::Unknown {
+                            why: "the partition answered for other commands".into(),
+                        }),
+                    },
+                };
+                // Whoever hung up does not want to know.
+                drop(answer.send(result));
+            }
         }
     }
 

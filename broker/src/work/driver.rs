@@ -14,6 +14,7 @@ use super::{
     Delivery, Request, Settled,
     beside::Beside,
     complete::Completing,
+    deaths::Awaited,
     delays::Asked,
     face::{Face, Holder},
     lane::Lane,
@@ -26,11 +27,7 @@ use crate::{
     lanes::Credit,
     limits,
     metadata::groups::Group,
-    queue::{
-        policy::Policy,
-        schedule::Rules,
-        time::{Next, Now},
-    },
+    queue::{policy::Policy, schedule::Rules, time::Now},
     services::Services,
     topics::LiveTopic,
 };
@@ -40,10 +37,6 @@ const LINGER: Duration = Duration::from_millis(500);
 /// How long a call whose time is over waits at most for a moment in which nothing moves, which
 /// shows that nothing is there for it.
 const MOST_LATE: Duration = Duration::from_millis(250);
-/// Longest sleep: what nobody announces is looked for after this.
-const LONGEST: Duration = Duration::from_secs(60);
-/// Longest sleep while something waits for wall time: nobody tells when that clock steps.
-const STEP_NOTICED: Duration = Duration::from_secs(2);
 
 /// A stream.
 pub(super) struct Consumer {
@@ -65,7 +58,10 @@ pub(super) struct Call {
 
 /// Verdicts that wait for the next round.
 pub(super) struct Settling {
-    pub(super) wishes: Vec<Wish>,
+    /// Those that are not judged yet, with their places in the request.
+    pub(super) wishes: Vec<(usize, Wish)>,
+    /// Of all: what is told if the log says nothing else, and what it said.
+    pub(super) results: Settled,
     pub(super) answer: oneshot::Sender<Settled>,
 }
 
@@ -84,6 +80,8 @@ pub(super) struct Driver {
     pub(super) results_away: usize,
     pub(super) steering: Vec<Steered>,
     pub(super) beside: Beside,
+    /// Those who wait for the copies of all dead letters, and until when.
+    pub(super) copies_awaited: Vec<Awaited>,
     pub(super) face: Arc<Face>,
     pub(super) asked: Vec<Asked>,
     /// The right to stay without consumers, see `attend`; and when to look again.
@@ -125,6 +123,7 @@ impl Driver {
             results_away: 0,
             steering: Vec::new(),
             beside: Beside::default(),
+            copies_awaited: Vec::new(),
             face,
             asked: Vec::new(),
             clock,
@@ -178,8 +177,9 @@ impl Driver {
             }
             self.answer_late_calls();
             self.steer().await;
-            self.answer_asked().await;
-            if self.over.is_none() && self.round().await {
+            let more = self.answer_asked().await;
+            self.answer_awaited();
+            if self.over.is_none() && (self.round().await || more) {
                 self.mark_late_calls(MOST_LATE);
                 tokio::task::yield_now().await;
                 continue;
@@ -252,64 +252,6 @@ impl Driver {
         self.services.work.retire(self.group.id, &self.inbox, leave)
     }
 
-    /// Makes ready some of what is due; whether there is more.
-    fn wake_due(&mut self) -> bool {
-        let (policy, now) = (&self.policy, self.now());
-        let lanes = self.lanes.iter_mut();
-        let lanes = lanes.filter(|lane| lane.pause_left_ms().is_none());
-        let behind = lanes.filter_map(|lane| lane.with(policy, |_, schedule| schedule.wake(now)));
-        // Each of them is looked at.
-        behind.fold(false, |any, is_behind| any | is_behind)
-    }
-
-    /// How long nothing happens by itself.
-    fn pause(&mut self) -> Duration {
-        let now = self.now();
-        let now_ms = now.steady_ms;
-        let mut pause = self.paused_for().unwrap_or(LONGEST).min(LONGEST);
-        let wanted = self.has_demand();
-        for lane in &mut self.lanes {
-            if let Some(left) = lane.copies.rest_ms() {
-                pause = pause.min(Duration::from_millis(left));
-            }
-            if let Some(left) = lane.results_rest_ms() {
-                pause = pause.min(Duration::from_millis(left.max(1)));
-            }
-            if let Some(left) = lane.pause_left_ms() {
-                pause = pause.min(Duration::from_millis(left));
-                continue;
-            }
-            // What is due is awake, and waits for demand and not for a time.
-            let next = lane.with(&self.policy, |_, schedule| {
-                schedule.next_due().or(schedule.next_end())
-            });
-            let next = next.unwrap_or_default();
-            if next.wall_ms.is_some() {
-                pause = pause.min(STEP_NOTICED);
-            }
-            let rate = self.policy.rate_per_s;
-            let limited = wanted && lane.bucket.available(now_ms, rate) == 0;
-            let rate = Next {
-                steady_ms: limited.then(|| lane.bucket.next_ms(now_ms, rate)),
-                wall_ms: None,
-            };
-            if let Some(left) = next.or(rate).left_ms(now) {
-                // A millisecond at least: what is due and cannot be done is no reason to spin.
-                pause = pause.min(Duration::from_millis(left.max(1)));
-            }
-        }
-        for asked in &self.asked {
-            pause = pause.min(asked.until.saturating_duration_since(Instant::now()));
-        }
-        if !wanted && (self.attendance.is_some() || !self.consumers.is_empty()) {
-            pause = pause.min(self.attend_at.saturating_duration_since(Instant::now()));
-        }
-        for call in &self.calls {
-            pause = pause.min(call.until.saturating_duration_since(Instant::now()));
-        }
-        pause
-    }
-
     /// The present moment.
     pub(super) fn now(&self) -> Now {
         Now {
@@ -319,7 +261,7 @@ impl Driver {
     }
 
     /// How long nobody gets anything, if the group is paused.
-    fn paused_for(&self) -> Option<Duration> {
+    pub(super) fn paused_for(&self) -> Option<Duration> {
         let wall_ms = self.services.clock.wall_ms();
         let left = self.group.paused_until_ms.saturating_sub(wall_ms);
         let left = u64::try_from(left).ok().filter(|left| *left > 0);
@@ -344,6 +286,7 @@ impl Driver {
             || !self.completing.is_empty()
             || !self.asked.is_empty()
             || !self.beside.is_empty()
+            || !self.copies_awaited.is_empty()
         {
             self.attendance = None;
             return false;
@@ -406,8 +349,14 @@ impl Driver {
         }
         self.asked.drain(..).for_each(|asked| asked.refuse(why));
         for settling in self.settling.drain(..) {
-            let results = settling.wishes.iter().map(|_| Err(why.clone()));
-            let _ = settling.answer.send(results.collect());
+            let mut results = settling.results;
+            for (place, _) in settling.wishes {
+                results[place] = Err(why.clone());
+            }
+            let _ = settling.answer.send(results);
+        }
+        for awaited in self.copies_awaited.drain(..) {
+            let _ = awaited.answer.send(Err(why.clone()));
         }
         self.refuse_steps(why);
         for steered in self.steering.drain(..) {
@@ -460,7 +409,7 @@ impl Driver {
                     let results = wishes.iter().map(|_| Err(why.clone()));
                     drop(answer.send(results.collect()));
                 }
-                None => self.settling.push(Settling { wishes, answer }),
+                None => self.settling.push(Settling::new(wishes, answer)),
             },
             Request::Complete(step) => self.complete(step),
             // Streams that end because the node goes down are nobody's failure.
@@ -480,6 +429,7 @@ impl Driver {
             Request::Steer { what, answer } => self.ask_to_steer(Steered { what, answer }),
             Request::Reconfigure => self.reconfigure(),
             Request::Close { answer } => drop(answer.send(self.close())),
+            Request::CopyDead { answer } => self.await_copies(answer),
             Request::Reopen => self.over = None,
         }
     }
@@ -564,6 +514,7 @@ impl Driver {
                 results,
             });
         }
+        self.check_copied()?;
         self.end(&Refusal::GroupNotFound {
             topic: self.group.topic.clone(),
             group: self.group.name.clone(),

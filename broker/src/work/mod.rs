@@ -14,7 +14,7 @@
 //! - [`attend`]: what leaves without being handed out, also while nobody works
 //! - [`complete`]: verdicts and what is published with them; [`results`]: the way to its topics
 //! - [`deaths`]: copies of dead letters to their topic, exactly once
-//! - [`beside`]: what a round starts and does not wait for
+//! - [`beside`]: what a round starts and does not wait for; [`pausing`]: how long nothing happens
 //! - [`reading`]: messages out of the log; [`rest`]: pauses after errors
 //!
 //! Promised: a message is delivered after its lease is durable and not before; what the driver
@@ -33,6 +33,7 @@ mod driver;
 pub(crate) mod face;
 mod lane;
 mod outcome;
+mod pausing;
 mod plan;
 mod reading;
 mod rest;
@@ -148,7 +149,11 @@ pub(crate) enum Request {
     Delayed(delays::Ask),
     /// The group's policy has changed.
     Reconfigure,
-    /// Nobody works from now on; refused while there are consumers.
+    /// Answers when all dead letters have their copies, or that they have not for a while.
+    CopyDead {
+        answer: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// Nobody works from now on; refused while there are consumers, or dead letters without a copy.
     Close {
         answer: oneshot::Sender<Result<(), Refusal>>,
     },
@@ -422,6 +427,19 @@ impl Services {
         let group = self.group(topic, group)?;
         let (driver, _) = self.driver(&group)?;
         settle(&driver, wishes).await
+    }
+
+    /// Waits until the dead letters of a queue group have their copies.
+    ///
+    /// # Errors
+    /// If some have none after a while.
+    pub(crate) async fn copy_dead_letters(self: &Arc<Self>, group: &Group) -> Result<(), Refusal> {
+        let (driver, wake) = self.driver(group)?;
+        let (answer, answered) = oneshot::channel();
+        let request = Request::CopyDead { answer };
+        driver.send(request).await.map_err(|_| stopped())?;
+        wake.notify_one();
+        answered.await.map_err(|_| stopped())?
     }
 
     /// Ends the task of a queue group for good. Results of steps that wait are published before,

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::{
     Settled,
     complete::Completing,
-    driver::Driver,
+    driver::{Driver, Settling},
     lane::Lane,
     outcome::Waiting,
     plan::{Choice, Demand, Docket, Part, Results, Wishes, plan},
@@ -31,7 +31,8 @@ type Proposed = (usize, Vec<Part>, Result<Stepping, Refusal>);
 
 /// The verdicts of a round.
 struct Verdicts {
-    answers: Vec<oneshot::Sender<Settled>>,
+    /// By request, with what of each has to wait.
+    settlings: Vec<Settling>,
     /// What is told if the log says nothing else.
     results: Results,
     /// By the partition's place.
@@ -56,7 +57,7 @@ impl Driver {
         let mut demands = self.demands();
         let choices = self.choose(now, &mut demands).await;
         let Verdicts {
-            answers,
+            settlings,
             results,
             wishes,
         } = self.take_verdicts();
@@ -76,10 +77,7 @@ impl Driver {
             let lane = &mut self.lanes[index];
             lane.conclude(&self.policy, now.steady_ms, (parts, outcome), &mut waiting);
         }
-        for (answer, results) in answers.into_iter().zip(waiting.results.0) {
-            // Whoever hung up does not want to know.
-            let _ = answer.send(results);
-        }
+        self.answer_settled(settlings, waiting.results);
         self.deliver(now, waiting.demands);
         self.send_results();
         self.turn = self.turn.wrapping_add(1);
@@ -157,41 +155,58 @@ impl Driver {
             .map(|l| l.judges_blindly(policy))
             .collect();
         let is_blind = |wish: &Wish| blind.get(wish.partition as usize) == Some(&true);
-        let (mut answers, mut results) = (Vec::new(), Results(Vec::new()));
+        let (mut settlings, mut results) = (Vec::new(), Results(Vec::new()));
         let mut wishes: BTreeMap<usize, Wishes> = BTreeMap::new();
         let mut taken = 0;
-        for settling in std::mem::take(&mut self.settling) {
-            if taken >= SETTLED_AT_A_TIME || settling.wishes.iter().any(is_blind) {
+        for mut settling in std::mem::take(&mut self.settling) {
+            let some_seen = settling.wishes.iter().any(|(_, wish)| !is_blind(wish));
+            let only_empty = settling.wishes.is_empty();
+            if taken >= SETTLED_AT_A_TIME || !(some_seen || only_empty) {
                 self.settling.push(settling);
                 continue;
             }
-            taken += settling.wishes.len();
-            let request = answers.len();
-            answers.push(settling.answer);
-            let mut judged = Vec::with_capacity(settling.wishes.len());
-            for (place, wish) in settling.wishes.into_iter().enumerate() {
+            let request = settlings.len();
+            for (place, wish) in std::mem::take(&mut settling.wishes) {
+                if is_blind(&wish) {
+                    settling.wishes.push((place, wish));
+                    continue;
+                }
+                taken += 1;
                 let lane = wish.partition as usize;
-                if let Some(known) = self.lanes.get(lane) {
-                    judged.push(Err(wish.lease_lost()));
-                    if wish.offset >= known.partition.shared().high_watermark() {
-                        continue;
+                match self.lanes.get(lane) {
+                    Some(known) if wish.offset < known.partition.shared().high_watermark() => {
+                        let judged = wishes.entry(lane).or_default();
+                        judged.push(((request, place), wish));
                     }
-                    wishes
-                        .entry(lane)
-                        .or_default()
-                        .push(((request, place), wish));
-                } else {
+                    Some(_) => {}
                     // Nothing but the log's answer makes a verdict good.
-                    let known = self.live.partition(wish.partition);
-                    judged.push(Err(known.err().unwrap_or_else(|| wish.lease_lost())));
+                    None => {
+                        let known = self.live.partition(wish.partition);
+                        let why = known.err().unwrap_or_else(|| wish.lease_lost());
+                        settling.results[place] = Err(why);
+                    }
                 }
             }
-            results.0.push(judged);
+            results.0.push(std::mem::take(&mut settling.results));
+            settlings.push(settling);
         }
         Verdicts {
-            answers,
+            settlings,
             results,
             wishes,
+        }
+    }
+
+    /// Answers requests of which all is judged; the rest of the others goes on waiting.
+    fn answer_settled(&mut self, settlings: Vec<Settling>, results: Results) {
+        for (mut settling, results) in settlings.into_iter().zip(results.0) {
+            if settling.wishes.is_empty() {
+                // Whoever hung up does not want to know.
+                let _ = settling.answer.send(results);
+            } else {
+                settling.results = results;
+                self.settling.push(settling);
+            }
         }
     }
 
@@ -238,5 +253,15 @@ impl Driver {
         self.services
             .stats
             .sent(&self.live.traffic, messages, bytes);
+    }
+}
+
+impl Settling {
+    pub(super) fn new(wishes: Vec<Wish>, answer: oneshot::Sender<Settled>) -> Settling {
+        Settling {
+            results: wishes.iter().map(|wish| Err(wish.lease_lost())).collect(),
+            wishes: wishes.into_iter().enumerate().collect(),
+            answer,
+        }
     }
 }
