@@ -51,6 +51,12 @@ impl Broker {
         self.address
     }
 
+    /// What its doors work with, for tests that look behind them.
+    #[cfg(test)]
+    pub(crate) fn services(&self) -> Option<&std::sync::Arc<crate::services::Services>> {
+        self.node.as_ref().map(Node::services)
+    }
+
     /// Its clock: an hour of backoff, delay or time to live passes with
     /// `broker.clock().advance(Duration::from_secs(3600))`.
     pub fn clock(&self) -> &Hand {

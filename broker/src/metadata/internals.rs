@@ -86,6 +86,12 @@ impl State {
         self.forget_internals(|one| one.group_id == group_id);
     }
 
+    pub(super) fn forget_internal(&mut self, name: &str) {
+        if let Some(internal) = self.internals.remove(name) {
+            self.epochs.remove(&internal.producer.id);
+        }
+    }
+
     fn forget_internals(&mut self, gone: impl Fn(&Internal) -> bool) {
         let State {
             internals, epochs, ..

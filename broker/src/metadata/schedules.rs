@@ -56,6 +56,23 @@ pub(crate) struct Target {
     /// The first firing that goes there has the number after this.
     #[prost(uint64, tag = "4")]
     pub(crate) base: u64,
+    /// Its producer is one of the broker's own, which goes when the place does. Places of before
+    /// that have a named one, and keep it.
+    #[prost(bool, tag = "5")]
+    pub(crate) is_internal: bool,
+}
+
+impl Target {
+    /// The name of the producer of a schedule's firings that go here.
+    pub(crate) fn producer(&self, schedule_id: u64) -> String {
+        let Target {
+            topic_id,
+            partition,
+            base,
+            ..
+        } = self;
+        format!("schedule/{schedule_id}/{topic_id}/{partition}/{base}")
+    }
 }
 
 /// A schedule.
@@ -203,7 +220,10 @@ impl State {
 
     pub(super) fn delete_schedule(&mut self, name: &str) -> Outcome {
         match self.schedules.remove(name) {
-            Some(schedule) => Outcome::Schedule(Box::new(schedule)),
+            Some(schedule) => {
+                self.forget_firing(&schedule);
+                Outcome::Schedule(Box::new(schedule))
+            }
             None => Outcome::Denied(Denied::NotFound as i32),
         }
     }
@@ -220,11 +240,27 @@ impl State {
         schedule.after_ms = fire.after_ms;
         schedule.skipped += fire.skipped;
         if let Some(target) = fire.target {
+            let before = schedule.clone();
             schedule.fired += 1;
             schedule.last_ms = fire.planned_ms;
+            let moves = before.target.as_ref() != Some(&target);
             schedule.target = Some(target);
+            let schedule = schedule.clone();
+            if moves {
+                // All that went to the place before is there, or this was not decided.
+                self.forget_firing(&before);
+            }
+            return Outcome::Schedule(Box::new(schedule));
         }
         Outcome::Schedule(Box::new(schedule.clone()))
+    }
+
+    /// Nothing goes to the schedule's present place any more.
+    fn forget_firing(&mut self, schedule: &Schedule) {
+        let target = schedule.target.as_ref().filter(|it| it.is_internal);
+        if let Some(target) = target {
+            self.forget_internal(&target.producer(schedule.id));
+        }
     }
 }
 
@@ -266,6 +302,47 @@ mod tests {
             target: Some(Target::default()),
             planned_ms,
         }
+    }
+
+    #[test]
+    fn a_place_takes_its_producer_with_it() {
+        let mut state = State::default();
+        let create = super::super::state::CreateTopic {
+            name: "t".into(),
+            partitions: 3,
+            ..super::super::state::CreateTopic::default()
+        };
+        run(&mut state, 1, Change::CreateTopic(create));
+        let topic_id = state.topics["t"].id;
+        let mut schedule = made(run(&mut state, 1, Change::CreateSchedule(minutely("s"))));
+        for partition in [0, 0, 1, 2, 2] {
+            let base = schedule.fired;
+            let target = schedule.target.clone();
+            let target = target.filter(|target| target.partition == partition);
+            let target = target.unwrap_or(Target {
+                topic: "t".into(),
+                topic_id,
+                partition,
+                base,
+                is_internal: true,
+            });
+            let init = super::super::internals::InitInternal {
+                name: target.producer(schedule.id),
+                from_topic: topic_id,
+                to_topic: topic_id,
+                ..super::super::internals::InitInternal::default()
+            };
+            let fire = FireSchedule {
+                target: Some(target),
+                ..firing(&schedule, 5)
+            };
+            schedule = made(run(&mut state, 2, Change::FireSchedule(fire)));
+            let ready = run(&mut state, 2, Change::InitInternal(init));
+            assert!(matches!(ready, Outcome::Internal(_)), "{ready:?}");
+            assert_eq!((state.internals.len(), state.producers.len()), (1, 0));
+        }
+        run(&mut state, 3, Change::DeleteSchedule("s".into()));
+        assert_eq!((state.internals.len(), state.epochs.len()), (0, 0));
     }
 
     #[test]

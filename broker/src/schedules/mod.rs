@@ -10,6 +10,8 @@
 
 mod runner;
 pub(crate) mod timing;
+#[cfg(test)]
+mod trial;
 
 use std::collections::BTreeMap;
 
@@ -225,6 +227,19 @@ impl Services {
     /// Why a schedule cannot fire just now.
     pub(crate) fn schedule_problem(&self, id: u64) -> Option<String> {
         self.schedules.problems.lock().get(&id).cloned()
+    }
+
+    /// Notes why a schedule cannot fire, or that it can; each cause is told once.
+    fn note_problem(&self, schedule: &Schedule, problem: Option<String>) {
+        let mut problems = self.schedules.problems.lock();
+        let Some(why) = problem else {
+            problems.remove(&schedule.id);
+            return;
+        };
+        let before = problems.insert(schedule.id, why.clone());
+        if before.as_ref() != Some(&why) {
+            tracing::warn!(schedule = schedule.name, why, "a schedule cannot fire");
+        }
     }
 
     async fn check_schedule(&self, schedule: &Schedule) -> Result<(), Refusal> {

@@ -1,8 +1,8 @@
 //! The task that fires schedules.
 //!
 //! Each firing is decided in the metadata before its message is published: it has a number and a
-//! place. A number is a sequence of a named producer that nobody else can be (one for each schedule
-//! and place, begun anew where the place changes), so its message is in that place once, however
+//! place. A number is a sequence of a producer of the broker's own (one for each schedule
+//! and place, which goes where the place changes), so its message is in that place once, however
 //! often it is tried. Before the next firing is decided the last one is there: after a crash the
 //! place is asked how far the firings have come.
 
@@ -31,8 +31,9 @@ use super::{
 use crate::{
     error::Refusal,
     metadata::{
+        internals::InitInternal,
         schedules::{FireSchedule, Schedule, Target},
-        state::{Change, Denied, Outcome},
+        state::{Change, Denied, Outcome, Producer},
     },
     partition::{Message, Partition, Stored},
     publish::whole_ms,
@@ -73,6 +74,8 @@ struct Known {
     ready: Option<Ready>,
     /// The last firing that is certainly published.
     published: u64,
+    /// Why its times cannot be told.
+    unreadable: Option<String>,
     /// Left alone until then.
     until: Option<Instant>,
 }
@@ -184,7 +187,12 @@ impl Runner {
                     continue;
                 }
             }
+            let was_unreadable = known.unreadable.is_some();
             let step = known.step(schedule, now_ms);
+            if was_unreadable || known.unreadable.is_some() {
+                self.services
+                    .note_problem(schedule, known.unreadable.clone());
+            }
             let is_open = known.published < schedule.fired;
             match step {
                 Step::Wait(next) if !is_open => {
@@ -229,10 +237,14 @@ impl Known {
             Some((version, timing)) if *version == schedule.version => timing,
             _ => match Timing::read(schedule.when.as_ref(), schedule.anchor_ms) {
                 Ok(timing) => &self.timing.insert((schedule.version, timing)).1,
-                // It was checked when it was made.
-                Err(_) => return Step::Wait(None),
+                // It was right when it was made: by another machine, which knew more zones.
+                Err((field, why)) => {
+                    self.unreadable = Some(format!("{field}: {why}"));
+                    return Step::Wait(None);
+                }
             },
         };
+        self.unreadable = None;
         let step = step(schedule, timing, now_ms);
         self.next = match step {
             Step::Wait(Some(next_ms)) => Some((schedule.version, schedule.after_ms, next_ms)),
@@ -248,16 +260,15 @@ impl Job {
         let id = self.schedule.id;
         let done = self.fire(services).await;
         self.known.until = None;
-        let mut problems = services.schedules.problems.lock();
-        match &done {
-            Ok(_) => drop(problems.remove(&id)),
-            Err(why) => {
-                self.known.ready = None;
-                self.known.until = Some(Instant::now() + PAUSE);
-                problems.insert(id, why.to_string());
-            }
+        if done.is_err() {
+            self.known.ready = None;
+            self.known.until = Some(Instant::now() + PAUSE);
         }
-        drop(problems);
+        let problem = done.as_ref().err().map(ToString::to_string);
+        // One whose times cannot be read fires if it is asked to, and has its problem still.
+        if problem.is_some() || self.known.unreadable.is_none() {
+            services.note_problem(&self.schedule, problem);
+        }
         if let Some(asked) = self.asked {
             let done = done.and_then(|fired| {
                 fired.ok_or_else(|| Refusal::Unavailable {
@@ -339,6 +350,7 @@ impl Job {
             topic_id: live.topic.id,
             partition,
             base: self.schedule.fired,
+            is_internal: true,
         }))
     }
 
@@ -393,20 +405,7 @@ impl Job {
             Err(refusal) => return Err(refusal),
         };
         let place = live.partition(target.partition)?.clone();
-        let name = format!(
-            "schedule/{}/{}/{}/{}",
-            self.schedule.id, target.topic_id, target.partition, target.base
-        );
-        let outcome = services
-            .metadata
-            .propose(Change::InitProducer(name))
-            .await?;
-        let Outcome::Producer(producer) = outcome else {
-            return Err(Refusal::LimitReached {
-                what: "named producers".into(),
-                limit: crate::limits::MAX_NAMED_PRODUCERS as u64,
-            });
-        };
+        let producer = self.producer(services, target).await?;
         let (stored, last_offset) = place.producer(producer.id).await?.unwrap_or((0, 0));
         let ready = Ready {
             id: producer.id,
@@ -415,6 +414,36 @@ impl Job {
             target: target.clone(),
         };
         Ok(Some((ready, stored, last_offset)))
+    }
+
+    /// The producer of a place, begun anew: it fences whoever had it.
+    async fn producer(
+        &self,
+        services: &Arc<Services>,
+        target: &Target,
+    ) -> Result<Producer, Refusal> {
+        let name = target.producer(self.schedule.id);
+        if target.is_internal {
+            let init = InitInternal {
+                name,
+                group_id: 0,
+                from_topic: target.topic_id,
+                to_topic: target.topic_id,
+                base: target.base,
+            };
+            return Ok(services.internal_producer(init).await?.producer);
+        }
+        let outcome = services
+            .metadata
+            .propose(Change::InitProducer(name))
+            .await?;
+        match outcome {
+            Outcome::Producer(producer) => Ok(producer),
+            _ => Err(Refusal::LimitReached {
+                what: "named producers".into(),
+                limit: crate::limits::MAX_NAMED_PRODUCERS as u64,
+            }),
+        }
     }
 
     async fn send(
