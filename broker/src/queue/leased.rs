@@ -149,7 +149,7 @@ impl Marks {
     fn remove(&mut self, number: u64, run: Range<u64>) {
         if let Some(known) = self.0.get_mut(&number) {
             known.remove(run);
-            if known.len() == 0 {
+            if known.is_empty() {
                 self.0.remove(&number);
             }
         }
@@ -222,6 +222,13 @@ impl Marked {
                 change(&mut many);
                 *self = Marked::Many(Box::new(many));
             }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Marked::Run { count, .. } => *count == 0,
+            Marked::Many(many) => many.is_empty(),
         }
     }
 

@@ -35,21 +35,25 @@ impl Beside {
 
     /// What came of one that has ended.
     pub(super) fn try_next(&mut self) -> Option<Done> {
-        self.0.try_join_next().map(home)
+        self.0.try_join_next().and_then(home)
     }
 
     /// Waits for the end of one; `None` if there is none.
     pub(super) async fn next(&mut self) -> Option<Done> {
-        self.0.join_next().await.map(home)
+        self.0.join_next().await.and_then(home)
     }
 }
 
-/// None of them is ever aborted, so only a panic has no outcome.
-fn home(joined: Result<Done, tokio::task::JoinError>) -> Done {
-    match joined {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+/// None of them is ever aborted but by the end of the node, so only a panic has no outcome.
+fn home(joined: Result<Done, tokio::task::JoinError>) -> Option<Done> {
+    let error = match joined {
+        Ok(done) => return Some(done),
+        Err(error) => error,
+    };
+    if let Ok(panic) = error.try_into_panic() {
+        std::panic::resume_unwind(panic);
     }
+    None
 }
 
 impl Driver {

@@ -198,9 +198,10 @@ async fn a_group_is_not_deleted_before_its_dead_letters_are_copied() {
     scene.publish(0, 150).await;
     scene.publish(1, 150).await;
     let memory = scene.take_all_memory().await;
-    for _ in 0..2 {
+    let mut left = 300;
+    while left > 0 {
         let leased = scene.lease(1_000).await;
-        assert_eq!(leased.len(), 150);
+        left -= leased.len();
         assert!(all_done(&scene.settle(&leased, &dead()).await));
     }
     let delete = || within(scene.services.delete_group(TOPIC, GROUP, false));
@@ -236,7 +237,7 @@ async fn a_group_that_keeps_no_dead_letters_any_more_goes_without_them() {
 
 #[tokio::test]
 async fn many_changes_of_delayed_messages_are_few_entries_and_each_is_answered() {
-    const COUNT: u64 = 2_500;
+    const COUNT: u64 = 800;
     let scene = Scene::new(1, Policy::default()).await;
     scene.publish_delayed(COUNT as usize).await;
     let live = scene.services.topics.get(TOPIC).unwrap();
@@ -268,7 +269,7 @@ async fn many_changes_of_delayed_messages_are_few_entries_and_each_is_answered()
     assert!(left.iter().all(is_moved));
     assert_eq!(left.len() as u64, COUNT / 2 - 50);
     println!("{} entries", entries() - before);
-    assert!(entries() - before < 300);
+    assert!(entries() - before < 200);
 }
 
 #[tokio::test]
