@@ -187,12 +187,7 @@ impl Runner {
                     continue;
                 }
             }
-            let was_unreadable = known.unreadable.is_some();
-            let step = known.step(schedule, now_ms);
-            if was_unreadable || known.unreadable.is_some() {
-                self.services
-                    .note_problem(schedule, known.unreadable.clone());
-            }
+            let step = known.step_told(schedule, now_ms, &self.services);
             let is_open = known.published < schedule.fired;
             match step {
                 Step::Wait(next) if !is_open => {
@@ -223,6 +218,16 @@ impl Runner {
 }
 
 impl Known {
+    /// What is to be done; times that cannot be read are a problem of the schedule.
+    fn step_told(&mut self, schedule: &Schedule, now_ms: i64, services: &Services) -> Step {
+        let was_unreadable = self.unreadable.is_some();
+        let step = self.step(schedule, now_ms);
+        if was_unreadable || self.unreadable.is_some() {
+            services.note_problem(schedule, self.unreadable.clone());
+        }
+        step
+    }
+
     fn step(&mut self, schedule: &Schedule, now_ms: i64) -> Step {
         if schedule.paused {
             return Step::Wait(None);
