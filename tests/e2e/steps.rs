@@ -1,22 +1,25 @@
 //! Steps: messages are settled and results published in one call, all or nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aqueduct_proto::v1::{
     CompleteRequest, CompleteResponse, DeadLetterVerdict, DeleteTopicRequest, Delivery,
     ExtendVerdict, GetMessageRequest, GetOffsetsRequest, Header, LeaseRequest, Message,
-    QueuePolicy, Record, Settlement, StepResult, settlement::Verdict,
+    QueuePolicy, Record, Settlement, StepResult, TrimTopicRequest, settlement::Verdict,
+    trim_topic_request::Before,
 };
 use aqueduct_tests::{
     grpc::{Refused, message, refused},
     http::Http,
+    process::PATIENCE,
 };
 use serde_json::json;
 use tonic::{Code, Status};
 
 use crate::{
     fixture::Fixture,
-    queue_api::{GROUP, LONG, Queue, TOPIC, retry},
+    publishing::request,
+    queue_api::{GROUP, LONG, Queue, TOPIC, retry, seconds},
 };
 
 fn settlement(delivery: &Delivery, verdict: Verdict) -> Settlement {
@@ -144,7 +147,7 @@ async fn verdicts_and_results_are_one_step() {
     assert_eq!(seen.partitions[0].results_waiting, 0);
     // Results ask of queues what published messages ask.
     let later = Message {
-        delay: crate::queue_api::seconds(3_600).map(Box::new),
+        delay: seconds(3_600).map(Box::new),
         ..message(0, "later")
     };
     let answer = complete(&mut queue, acks(&[next]), vec![result(TOPIC, later)]).await;
@@ -257,9 +260,7 @@ async fn what_cannot_be_a_step_is_refused_before_anything_is_done() {
     queue.publish(1, None, 0..1).await;
     let jobs = queue.some(2).await;
     let one = acks(&jobs[..1]);
-    let extension = Verdict::Extend(ExtendVerdict {
-        by: crate::queue_api::seconds(1),
-    });
+    let extension = Verdict::Extend(ExtendVerdict { by: seconds(1) });
     let x = || message(0, "x");
     let some = |message| vec![result("done", message)];
     let header = |name: &str, value: &str| Header {
@@ -417,6 +418,82 @@ async fn topics_come_and_go_under_the_steps() {
     }
     let totals = queue.describe().await.totals.unwrap();
     assert_eq!((totals.results_published, totals.results_dropped), (3, 0));
+    broker.assert_serves();
+}
+
+/// Publishes to a topic until there is no room.
+async fn fill(queue: &mut Queue, bytes: usize) {
+    for _ in 0..100_000 {
+        let value = vec![b'x'; bytes];
+        let request = request("filler", vec![message(0, value)]);
+        let answer = queue.0.publisher.publish(request).await;
+        let results = answer.as_ref().map(|answer| &answer.get_ref().results);
+        if !results.is_ok_and(|results| results[0].error.is_none()) {
+            Refused::of_publish(answer).is(Code::ResourceExhausted, "DISK_FULL");
+            return;
+        }
+    }
+    panic!("the disk does not fill");
+}
+
+#[tokio::test]
+async fn steps_on_a_full_disk_are_made_later_or_refused() {
+    const JOBS: usize = 20;
+    let mut broker = Fixture::with(&["--disk-limit", "64MiB"]);
+    let policy = QueuePolicy {
+        lease: seconds(300),
+        ..QueuePolicy::default()
+    };
+    let mut queue = Queue::new(&broker, policy, 1).await;
+    queue.0.create("filler", 1).await;
+    queue.0.create("done", 1).await;
+    queue.publish(0, None, 0..JOBS as u32).await;
+    let jobs = queue.some(JOBS).await;
+    for bytes in [256 << 10, 16 << 10, 1 << 10, 1] {
+        fill(&mut queue, bytes).await;
+    }
+    let results = || vec![result("done", message(0, vec![b'x'; 100 << 10]))];
+    let mut refused = Vec::new();
+    for job in jobs {
+        let job = vec![job];
+        let answer = complete(&mut queue, acks(&job), results()).await.unwrap();
+        match reasons(&answer).first().map(String::as_str) {
+            None => {}
+            Some("DISK_FULL") => refused.extend(job),
+            Some(other) => panic!("{other}"),
+        }
+    }
+    assert!(!refused.is_empty(), "there is room for any number of steps");
+    // What was promised is kept, over a kill and with the disk still full.
+    broker.process.kill();
+    broker.process.restart();
+    queue.0 = broker.api().await;
+    let trim = TrimTopicRequest {
+        name: "filler".to_owned(),
+        before: Some(Before::All(true)),
+        ..TrimTopicRequest::default()
+    };
+    queue.0.topics.trim_topic(trim).await.unwrap();
+    // Their leases stand.
+    let start = Instant::now();
+    while let Some(job) = refused.pop() {
+        assert!(start.elapsed() < PATIENCE, "it does not resume");
+        let job = vec![job];
+        let answer = complete(&mut queue, acks(&job), results()).await.unwrap();
+        assert!(!answer.duplicate);
+        if !reasons(&answer).is_empty() {
+            refused.extend(job);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    while end(&mut queue, "done", 0).await < JOBS as u64 {
+        assert!(start.elapsed() < PATIENCE, "promised results are missing");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let seen = queue.describe().await;
+    assert_eq!(seen.counts.unwrap().done, JOBS as u64);
+    assert_eq!(seen.totals.unwrap().results_published, JOBS as u64);
+    assert_eq!(end(&mut queue, "done", 0).await, JOBS as u64);
     broker.assert_serves();
 }
 

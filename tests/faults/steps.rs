@@ -253,8 +253,11 @@ async fn every_result_of_a_step_is_there_once_or_never() {
     let workers = (0..4).map(|n| tokio::spawn(work(address, seed.child(n), notes.clone())));
     let workers: Vec<_> = workers.collect();
     let rounds = std::env::var("AQUEDUCT_ROUNDS").map_or(6, |it| it.parse().expect("a number"));
-    for _ in 0..rounds {
+    for round in 0..rounds {
         tokio::time::sleep(Duration::from_millis(rng.random_range(50..600))).await;
+        if round % 3 == 1 {
+            assert!(broker.terminate().success());
+        }
         broker.kill();
         broker.restart();
     }
