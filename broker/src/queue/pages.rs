@@ -71,7 +71,8 @@ impl<V: Copy> Page<V> {
     fn give_back_room(&mut self) {
         let unused = self.values.capacity() - self.values.len();
         if unused >= (self.values.len() / 8).max(2) {
-            self.values.shrink_to_fit();
+            // A copy and not a shrunken vector: allocators leave that where it is.
+            self.values = Vec::from(self.values.as_slice());
         }
     }
 }
