@@ -73,7 +73,10 @@ impl<'a> Attempt<'a> {
         encode_varint(self.hand_out.into(), out);
         encode_varint(self.consumer, out);
         encode_varint(self.ended_ms.clamp(0, MAX_TIME_MS) as u64, out);
-        let cut = self.error.floor_char_boundary(MAX_HISTORY_ERROR_BYTES);
+        let mut cut = self.error.len().min(MAX_HISTORY_ERROR_BYTES);
+        while !self.error.is_char_boundary(cut) {
+            cut -= 1;
+        }
         encode_varint(cut as u64, out);
         out.extend_from_slice(&self.error.as_bytes()[..cut]);
     }
