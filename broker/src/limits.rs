@@ -118,6 +118,11 @@ pub const MAX_STEPS_REMEMBERED: usize = 10_000;
 /// Parked keys of one queue group and partition; when they are reached, a dead letter parks no
 /// further key.
 pub const MAX_PARKED_KEYS: usize = 100_000;
+/// Messages of one partition that are kept aside of its log because queue groups still need them;
+/// beyond, the log stays.
+pub const MAX_KEPT_MESSAGES: u64 = 10_000;
+/// Their bytes.
+pub const MAX_KEPT_BYTES: u64 = 17 << 20;
 /// Length of a failure's text that is kept, bytes; the rest is cut off.
 pub const MAX_FAILURE_BYTES: usize = 256;
 /// Failed attempts of a message of which a queue keeps the end: the latest ones.

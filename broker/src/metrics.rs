@@ -443,6 +443,16 @@ pub(crate) fn render_partitions(live: &Arc<LiveTopic>) -> String {
         each(&|partition| partition.shared().log.size_bytes() as f64),
     );
     scrape.add(
+        "aqueduct_partition_kept_messages",
+        "Messages below the log's start that queue groups still need, kept aside",
+        each(&|partition| partition.shared().with_kept(|kept| kept.size().0) as f64),
+    );
+    scrape.add(
+        "aqueduct_partition_kept_bytes",
+        "Their bytes",
+        each(&|partition| partition.shared().with_kept(|kept| kept.size().1) as f64),
+    );
+    scrape.add(
         "aqueduct_partition_available",
         "1 if the partition takes messages",
         each(&|partition| f64::from(u8::from(partition.unavailable().is_none()))),

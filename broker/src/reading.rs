@@ -174,7 +174,11 @@ impl Services {
     ) -> Result<Record, Refusal> {
         let live = self.topics.get(topic)?;
         let partition = live.partition(number)?;
-        let mut cursor = partition.cursor(partition.offset_of(Place::Offset(offset)).await?);
+        // What is kept aside for queue groups is still there for whoever names it.
+        if !partition.shared().with_kept(|kept| kept.contains(offset)) {
+            partition.offset_of(Place::Offset(offset)).await?;
+        }
+        let mut cursor = partition.queue_cursor(offset);
         let missing = Refusal::MessageNotFound {
             partition: number,
             offset,

@@ -99,6 +99,7 @@ pub(crate) struct TopicChange {
     pub(crate) max_message_bytes: Option<u64>,
     pub(crate) append_time: Option<bool>,
     pub(crate) dedup_window_ms: Option<u64>,
+    pub(crate) until_done: Option<bool>,
     pub(crate) labels: Option<BTreeMap<String, String>>,
     /// Only if the topic still is at this version.
     pub(crate) version: Option<u64>,
@@ -566,7 +567,10 @@ impl Topics {
                 TrimTo::All => partition.offset_of(Place::End).await?,
                 TrimTo::Place(place) => partition.offset_of(place).await?,
             };
-            let start = if validate_only {
+            // A time that lies before the log takes nothing that is kept aside of it.
+            let is_time = matches!(to, TrimTo::Place(Place::Time(_)));
+            let is_before = is_time && before <= partition.shared().log_start_offset();
+            let start = if validate_only || is_before {
                 before
             } else {
                 partition.trim(before).await?

@@ -80,6 +80,7 @@ pub use reader::{Event, RawBatches, Reader, ReaderBuilder};
 pub use schedules::{CatchUp, NewSchedule, Schedule, Schedules, When};
 pub use stats::Stats;
 pub use topics::{
-    NewTopic, PartitionInfo, TimestampKind, Topic, TopicConfig, TopicUpdate, Trim, TrimmedPartition,
+    NewTopic, PartitionInfo, Retain, TimestampKind, Topic, TopicConfig, TopicUpdate, Trim,
+    TrimmedPartition,
 };
 pub use worker::{Failure, Worker, WorkerBuilder, WorkerStats};

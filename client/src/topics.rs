@@ -19,6 +19,16 @@ pub enum TimestampKind {
     Append,
 }
 
+/// What makes messages of a topic go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retain {
+    /// Their age, and the size of the log.
+    #[default]
+    Time,
+    /// Every group of the topic is done with them; age and size are not regarded.
+    UntilDone,
+}
+
 /// What is set on a topic. Fields that are `None` were not reported (when reading) or stay at
 /// the broker's default (when creating).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +43,8 @@ pub struct TopicConfig {
     pub timestamp_kind: Option<TimestampKind>,
     /// How long dedup ids are remembered; zero = off.
     pub dedup_window: Option<Duration>,
+    /// What makes messages go.
+    pub retain: Option<Retain>,
 }
 
 /// A topic as the broker describes it.
@@ -112,6 +124,13 @@ macro_rules! config_setters {
         pub fn dedup_window(mut self, window: Duration) -> Self {
             self.topic.config.dedup_window = Some(window);
             self.touch("config.dedup_window")
+        }
+
+        /// What makes messages go.
+        #[must_use]
+        pub fn retain(mut self, retain: Retain) -> Self {
+            self.topic.config.retain = Some(retain);
+            self.touch("config.retain")
         }
 
         /// Number of partitions. It can only grow.
@@ -223,6 +242,14 @@ pub struct PartitionInfo {
     pub size_bytes: u64,
     /// Why it takes no messages now; empty if it does.
     pub unavailable: String,
+    /// Messages below `log_start_offset` that queue groups still need, kept aside
+    /// ([`Retain::UntilDone`]).
+    pub kept_messages: u64,
+    /// Their bytes.
+    pub kept_bytes: u64,
+    /// With [`Retain::UntilDone`]: the group for which the log begins where it does, and the oldest
+    /// message there that it needs.
+    pub held_by: Option<(String, u64)>,
 }
 
 /// Where a partition begins after a trim.
@@ -389,6 +416,9 @@ impl Client {
             high_watermark: info.high_watermark,
             size_bytes: info.size_bytes,
             unavailable: info.unavailable,
+            kept_messages: info.kept_messages,
+            kept_bytes: info.kept_bytes,
+            held_by: (!info.held_by.is_empty()).then_some((info.held_by, info.held_offset)),
         });
         Ok(partitions.collect())
     }
@@ -401,6 +431,11 @@ fn topic_to_proto(topic: Topic) -> v1::Topic {
         Some(TimestampKind::Create) => v1::TimestampKind::Create,
         Some(TimestampKind::Append) => v1::TimestampKind::Append,
     };
+    let retain = match config.retain {
+        None => v1::Retain::Unspecified,
+        Some(Retain::Time) => v1::Retain::Time,
+        Some(Retain::UntilDone) => v1::Retain::UntilDone,
+    };
     v1::Topic {
         name: topic.name,
         partitions: topic.partitions,
@@ -410,6 +445,7 @@ fn topic_to_proto(topic: Topic) -> v1::Topic {
             max_message_bytes: config.max_message_bytes,
             timestamp_kind: kind.into(),
             dedup_window: config.dedup_window.map(duration_to_proto),
+            retain: retain.into(),
         }),
         labels: topic.labels.into_iter().collect(),
         etag: topic.etag,
@@ -419,6 +455,11 @@ fn topic_to_proto(topic: Topic) -> v1::Topic {
 
 fn topic_from_proto(topic: v1::Topic) -> Topic {
     let config = topic.config.unwrap_or_default();
+    let retain = match config.retain() {
+        v1::Retain::Unspecified => None,
+        v1::Retain::Time => Some(Retain::Time),
+        v1::Retain::UntilDone => Some(Retain::UntilDone),
+    };
     let timestamp_kind = match config.timestamp_kind() {
         v1::TimestampKind::Unspecified => None,
         v1::TimestampKind::Create => Some(TimestampKind::Create),
@@ -439,6 +480,7 @@ fn topic_from_proto(topic: v1::Topic) -> Topic {
             max_message_bytes: config.max_message_bytes,
             timestamp_kind,
             dedup_window: config.dedup_window.map(duration_from_proto),
+            retain,
         },
         labels: topic.labels.into_iter().collect(),
         create_time_ms: topic.create_time.map_or(0, time_from_proto),

@@ -53,6 +53,7 @@ mod scrape;
 mod server;
 mod shell_worker;
 mod slow_grpc;
+mod space;
 mod steering;
 mod step_client;
 mod steps;

@@ -68,6 +68,13 @@ impl Scene {
         }
     }
 
+    /// After the broker was started again.
+    pub(crate) async fn connect(&mut self) {
+        self.api = self.broker.api().await;
+        let line = Line::connect(self.place.address, &self.history).await;
+        self.line = line.unwrap();
+    }
+
     pub(crate) async fn publish(&mut self, messages: Vec<Message>) {
         publish(&mut self.api, messages).await;
     }

@@ -18,8 +18,9 @@ use std::{
 };
 
 use aqueduct_proto::v1::{
-    CreateGroupRequest, GetOffsetsRequest, Group, Message, OnKeyFailure, PublishRequest,
-    QueueOrder, QueuePolicy,
+    CreateGroupRequest, GetOffsetsRequest, Group, Header, ListPartitionsRequest, Message,
+    OnKeyFailure, PublishRequest, QueueOrder, QueuePolicy, Retain, Topic, TopicConfig,
+    UpdateTopicRequest,
 };
 use aqueduct_tests::{
     Process, Seed,
@@ -88,7 +89,7 @@ fn policy(rules: &Rules) -> QueuePolicy {
 }
 
 /// Publishes keyed messages, each key in one partition.
-async fn publish(address: SocketAddr, seed: Seed, phase: Phase) {
+async fn publish(address: SocketAddr, seed: Seed, phase: Phase, padding: usize) {
     let mut rng = seed.rng();
     while phase.load(Relaxed) == FREE {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -106,6 +107,10 @@ async fn publish(address: SocketAddr, seed: Seed, phase: Phase) {
                     key: Some(format!("k{key}").into()),
                     value: Some(value.into()),
                     partition: Some(key % PARTITIONS),
+                    headers: vec![Header {
+                        name: "padding".to_owned(),
+                        value: vec![0; padding].into(),
+                    }],
                     ..Message::default()
                 }
             };
@@ -282,6 +287,8 @@ struct Scene {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     seed: Seed,
     rng: StdRng,
+    /// Bytes of each message beside its own.
+    padding: usize,
     _directory: tempfile::TempDir,
 }
 
@@ -322,13 +329,15 @@ impl Scene {
             tasks: Vec::new(),
             seed,
             rng: seed.rng(),
+            padding: 0,
             _directory: directory,
         }
     }
 
     /// Lets so many consumers of each kind work, and a publisher publish.
     fn go(&mut self, streams: u64, calls: u64) {
-        let publisher = publish(self.place.address, self.seed.child(99), self.phase.clone());
+        let (address, phase) = (self.place.address, self.phase.clone());
+        let publisher = publish(address, self.seed.child(99), phase, self.padding);
         self.tasks.push(tokio::spawn(publisher));
         for n in 0..streams + calls {
             let judge = Judge {
@@ -454,6 +463,54 @@ async fn queues_that_block_keys_survive_kill_nine() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queues_that_park_keys_survive_kill_nine() {
     kill_nine(KeyOrder::Park, 2).await;
+}
+
+/// Segments go all the time, and what is not done of them is kept aside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_that_retain_until_done_survive_kill_nine() {
+    let directory = tempfile::tempdir().unwrap();
+    let often = ["--max-segment", "1MiB", "--retention-interval", "100ms"];
+    let broker = Process::start_with(&directory.path().join("data"), &often);
+    let mut scene = Scene::on(broker, directory, KeyOrder::None).await;
+    scene.padding = 4_000;
+    retain_until_done(&scene).await;
+    scene.go(3, 2);
+    let (mut kept, mut freed) = (0, 0);
+    for _ in 0..rounds(4) {
+        for _ in 0..10 {
+            scene.sleep(50..150).await;
+            let mut api = Api::connect(scene.place.address).await;
+            let name = TOPIC.to_owned();
+            let listed = api.topics.list_partitions(ListPartitionsRequest { name });
+            for info in listed.await.unwrap().into_inner().partitions {
+                kept = info.kept_messages.max(kept);
+                freed = info.log_start_offset.max(freed);
+            }
+        }
+        scene.kill();
+    }
+    scene.sleep(500..1_000).await;
+    let seen = scene.finish().await;
+    assert!(seen.again > 0 && seen.letters > 0, "{seen:?}");
+    println!("kept aside up to {kept}, the log began at up to {freed}");
+    assert!(kept > 0 && freed > 0, "{kept} {freed}");
+}
+
+async fn retain_until_done(scene: &Scene) {
+    let mut api = Api::connect(scene.place.address).await;
+    let topic = Topic {
+        name: TOPIC.to_owned(),
+        config: Some(TopicConfig {
+            retain: Retain::UntilDone as i32,
+            ..TopicConfig::default()
+        }),
+        ..Topic::default()
+    };
+    let request = UpdateTopicRequest {
+        topic: Some(topic),
+        ..UpdateTopicRequest::default()
+    };
+    api.topics.update_topic(request).await.unwrap();
 }
 
 /// A broker that stands still past its leases: nobody holds a message twice.

@@ -97,6 +97,9 @@ pub(super) struct QueueFlags {
     /// All messages again
     #[arg(long, conflicts_with = "filter")]
     no_filter: bool,
+    /// In a topic that retains until done: how long messages stay readable after that. Default: 0
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    retain_done: Option<Duration>,
 }
 
 /// 1.5 is 150 percent.
@@ -177,6 +180,7 @@ impl QueueFlags {
         given("max_in_flight_per_key", per_key.is_some());
         given("messages_per_second", self.rate.is_some());
         given("filter", self.no_filter || !self.filter.is_empty());
+        given("retain_done", self.retain_done.is_some());
         let policy = QueuePolicy {
             lease: self.lease,
             max_attempts: self.max_attempts,
@@ -201,6 +205,7 @@ impl QueueFlags {
             max_in_flight_per_key: per_key.unwrap_or(0),
             messages_per_second: self.rate.unwrap_or(0),
             filter: self.filter.clone(),
+            retain_done: self.retain_done,
         };
         (policy, fields)
     }

@@ -75,6 +75,7 @@ pub(super) fn policy_json(policy: &QueuePolicy) -> Value {
         "max_in_flight_per_key": policy.max_in_flight_per_key,
         "messages_per_second": policy.messages_per_second,
         "filter": filter,
+        "retain_done_ms": ms(policy.retain_done),
     })
 }
 
@@ -119,6 +120,10 @@ pub(super) fn policy_facts(policy: &QueuePolicy) -> Vec<(&'static str, String)> 
         ("per key", limit(policy.max_in_flight_per_key)),
         ("rate per second", limit(policy.messages_per_second)),
         ("filter", filter.join(" ")),
+        (
+            "retain done",
+            time(policy.retain_done.filter(|kept| !kept.is_zero())),
+        ),
     ]
 }
 

@@ -4,7 +4,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use aqueduct_client::{Error, NewTopic, TimestampKind, Topic, TopicUpdate, Trim};
+use aqueduct_client::{Error, NewTopic, Retain, TimestampKind, Topic, TopicUpdate, Trim};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
@@ -74,6 +74,9 @@ struct Settings {
     /// How long dedup ids are remembered; 0 is off
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     dedup_window: Option<Duration>,
+    /// What makes messages go
+    #[arg(long, value_name = "RULE", value_enum)]
+    retain: Option<Rule>,
     /// A label; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = values::pair)]
     label: Vec<(String, String)>,
@@ -88,6 +91,14 @@ enum Clock {
     Create,
     /// The broker's, on arrival
     Append,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Rule {
+    /// Their age, and the size of the log
+    Time,
+    /// Every group is done with them; age and size are not regarded
+    UntilDone,
 }
 
 #[derive(Debug, Args)]
@@ -192,6 +203,9 @@ macro_rules! apply {
         }
         if let Some(window) = $settings.dedup_window {
             $request = $request.dedup_window(window);
+        }
+        if let Some(rule) = $settings.retain {
+            $request = $request.retain(rule.into());
         }
     };
 }
@@ -335,6 +349,15 @@ fn report(format: Format, done: &str, topic: &Topic) -> anyhow::Result<()> {
         output::print_json(&show::topic_json(topic))?;
     }
     Ok(())
+}
+
+impl From<Rule> for Retain {
+    fn from(rule: Rule) -> Self {
+        match rule {
+            Rule::Time => Self::Time,
+            Rule::UntilDone => Self::UntilDone,
+        }
+    }
 }
 
 impl From<Clock> for TimestampKind {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use aqueduct_client::{PartitionInfo, TimestampKind, Topic, TrimmedPartition};
+use aqueduct_client::{PartitionInfo, Retain, TimestampKind, Topic, TrimmedPartition};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -30,6 +30,7 @@ pub(super) fn topic_json(topic: &Topic) -> Value {
         "max_message_bytes": config.max_message_bytes,
         "timestamp": config.timestamp_kind.map(timestamp_name),
         "dedup_window_ms": milliseconds(config.dedup_window),
+        "retain": config.retain.map(retain_name),
         "labels": labels,
         "create_time": show_time(topic.create_time_ms),
         "update_time": show_time(topic.update_time_ms),
@@ -44,6 +45,25 @@ fn timestamp_name(kind: TimestampKind) -> &'static str {
     }
 }
 
+fn retain_name(retain: Retain) -> &'static str {
+    match retain {
+        Retain::Time => "time",
+        Retain::UntilDone => "until-done",
+    }
+}
+
+/// How long messages are kept, in a word.
+fn kept_for(topic: &Topic) -> String {
+    match topic.config.retain {
+        Some(Retain::UntilDone) => "until done".to_owned(),
+        _ => topic
+            .config
+            .retention
+            .map(show_retention)
+            .unwrap_or_default(),
+    }
+}
+
 /// A list of topics.
 pub(super) fn topics(format: Format, topics: &[Topic]) -> io::Result<()> {
     if format != Format::Table {
@@ -55,7 +75,7 @@ pub(super) fn topics(format: Format, topics: &[Topic]) -> io::Result<()> {
         table.add_row([
             topic.name.clone(),
             topic.partitions.to_string(),
-            config.retention.map(show_retention).unwrap_or_default(),
+            kept_for(topic),
             config.max_message_bytes.map(show_size).unwrap_or_default(),
             labels(topic),
         ]);
@@ -84,6 +104,7 @@ pub(super) fn description(
     }
     let config = &topic.config;
     let bytes = match config.retention_bytes {
+        _ if config.retain == Some(Retain::UntilDone) => "not regarded".to_owned(),
         None | Some(0) => "unlimited".to_owned(),
         Some(bytes) => show_size(bytes),
     };
@@ -91,10 +112,7 @@ pub(super) fn description(
         ("topic", topic.name.clone()),
         ("id", topic.id.to_string()),
         ("partitions", topic.partitions.to_string()),
-        (
-            "retention",
-            config.retention.map(show_retention).unwrap_or_default(),
-        ),
+        ("retention", kept_for(topic)),
         ("retention size", bytes),
         (
             "max message",
@@ -141,7 +159,22 @@ pub(super) fn description(
             state.to_owned(),
         ]);
     }
-    output::print_table(&table)
+    output::print_table(&table)?;
+    output::print(partitions.iter().map(aside).collect::<String>())
+}
+
+/// What there is to say of messages that are still needed; nothing as a rule.
+fn aside(partition: &PartitionInfo) -> String {
+    let number = partition.partition;
+    let mut text = String::new();
+    if partition.kept_messages > 0 {
+        let (count, size) = (partition.kept_messages, show_size(partition.kept_bytes));
+        text += &format!("partition {number}: {count} older messages kept aside ({size})\n");
+    }
+    if let Some((group, offset)) = &partition.held_by {
+        text += &format!("partition {number}: group {group} needs the log from {offset} on\n");
+    }
+    text
 }
 
 /// Zero is off here, not for ever.
@@ -159,6 +192,10 @@ fn partition_json(partition: &PartitionInfo) -> Value {
         "log_start_offset": partition.log_start_offset,
         "high_watermark": partition.high_watermark,
         "size_bytes": partition.size_bytes,
+        "kept_messages": partition.kept_messages,
+        "kept_bytes": partition.kept_bytes,
+        "held_by": partition.held_by.as_ref().map(|(group, _)| group),
+        "held_offset": partition.held_by.as_ref().map(|(_, offset)| offset),
         "unavailable": (!partition.unavailable.is_empty()).then_some(&partition.unavailable),
     })
 }

@@ -62,7 +62,8 @@ async fn queue_lag(
     let shared = partition.shared();
     let begun = shared.with_queues(|queues| {
         let state = queues.get(group.id)?;
-        let from = state.floor().clamp(kept.start, kept.end);
+        // It may lie below the log's start, and be kept aside.
+        let from = state.floor().min(kept.end);
         Some((from, state.unfinished(from..kept.end)))
     });
     let (from, messages) = begun.unwrap_or_else(|| {

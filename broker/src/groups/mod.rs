@@ -28,7 +28,7 @@ mod requests;
 pub(crate) mod seek;
 pub(crate) mod session;
 mod skips;
-mod start;
+pub(crate) mod start;
 pub(crate) mod terms;
 
 use std::{collections::HashMap, sync::Arc};

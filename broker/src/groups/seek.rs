@@ -72,6 +72,9 @@ impl Services {
             let partition = live.partition(number)?;
             let (old, kept) = standing(group, partition);
             let new = match (&to, &other) {
+                (SeekTo::Place(place), _) if group.queue.is_some() => {
+                    partition.queue_offset_of(*place).await?
+                }
                 (SeekTo::Place(place), _) => partition.offset_of(*place).await?,
                 (SeekTo::Shift(by), _) => shifted(old, *by, kept),
                 (SeekTo::Group(_), Some(other)) => match standing(other, partition).0 {
@@ -85,7 +88,7 @@ impl Services {
                 partition: number,
                 old,
                 new,
-                start: kept.start,
+                start: partition.shared().log_start_offset(),
                 end: kept.end,
             });
         }
@@ -110,7 +113,11 @@ fn standing(group: &Group, partition: &Partition) -> (Option<u64>, Kept) {
         None => shared.position(group.id).and_then(|p| p.offset),
     };
     let kept = Kept {
-        start: shared.log_start_offset(),
+        // A queue finds what is kept aside, too.
+        start: match group.queue {
+            Some(_) => partition.queue_start(),
+            None => shared.log_start_offset(),
+        },
         end: shared.high_watermark(),
     };
     (position(group, shared.number, stored), kept)

@@ -9,9 +9,9 @@ use crate::metadata::groups::{Group, StartAt};
 
 /// What of a partition is kept: first offset, and the next to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Kept {
-    pub(super) start: u64,
-    pub(super) end: u64,
+pub(crate) struct Kept {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
 }
 
 /// The group's own position: committed, sought or pinned.
@@ -56,7 +56,7 @@ fn at(position: u64) -> Found {
 }
 
 /// The first offset that counts as lag.
-pub(super) fn lag_from(group: &Group, partition: u32, stored: Option<u64>, kept: Kept) -> u64 {
+pub(crate) fn lag_from(group: &Group, partition: u32, stored: Option<u64>, kept: Kept) -> u64 {
     position(group, partition, stored)
         .unwrap_or(kept.start)
         .clamp(kept.start, kept.end)

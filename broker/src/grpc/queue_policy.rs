@@ -69,6 +69,7 @@ pub(super) fn decode_queue(wire: QueuePolicy) -> Result<Policy, Refusal> {
         filter: Filter {
             conditions: filter.collect::<Result<_, _>>()?,
         },
+        retain_done_ms: ms("retain_done", wire.retain_done, standard.retain_done_ms)?,
     })
 }
 
@@ -92,6 +93,7 @@ pub(super) fn fields_set(wire: &QueuePolicy) -> Vec<Field> {
         Field::MaxInFlightPerKey => wire.max_in_flight_per_key != 0,
         Field::Rate => wire.messages_per_second != 0,
         Field::Filter => !wire.filter.is_empty(),
+        Field::RetainDone => wire.retain_done.is_some(),
     };
     let all = Field::ALL.into_iter().map(|(_, field)| field);
     all.filter(is_set).collect()
@@ -158,5 +160,6 @@ pub(super) fn encode_queue(policy: &Policy) -> QueuePolicy {
         max_in_flight_per_key: policy.max_in_flight.key,
         messages_per_second: policy.rate_per_s,
         filter: policy.filter.conditions.iter().map(condition).collect(),
+        retain_done: Some(encode_duration(policy.retain_done_ms)),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aqueduct_proto::v1::{
     self, CreateTopicRequest, DeleteTopicRequest, DeleteTopicResponse, GetTopicRequest,
     ListPartitionsRequest, ListPartitionsResponse, ListTopicsRequest, ListTopicsResponse,
-    PartitionInfo, TimestampKind, TrimTopicRequest, TrimTopicResponse, TrimmedPartition,
+    PartitionInfo, Retain, TimestampKind, TrimTopicRequest, TrimTopicResponse, TrimmedPartition,
     UpdateTopicRequest, trim_topic_request::Before,
 };
 use prost_types::{Duration, Timestamp};
@@ -54,6 +54,11 @@ fn encode(topic: Topic) -> v1::Topic {
     } else {
         TimestampKind::Create
     };
+    let retain = if config.until_done {
+        Retain::UntilDone
+    } else {
+        Retain::Time
+    };
     v1::Topic {
         name: format!("topics/{}", topic.name),
         id: topic.id,
@@ -64,6 +69,7 @@ fn encode(topic: Topic) -> v1::Topic {
             max_message_bytes: Some(config.max_message_bytes),
             timestamp_kind: kind as i32,
             dedup_window: Some(encode_duration(config.dedup_window_ms)),
+            retain: retain as i32,
         }),
         labels: topic.labels.into_iter().collect(),
         create_time: Some(encode_time(topic.create_time_ms)),
@@ -83,6 +89,15 @@ fn decode_config(config: v1::TopicConfig, change: &mut TopicChange) -> Result<()
     change.retention_bytes = config.retention_bytes;
     change.max_message_bytes = config.max_message_bytes;
     change.dedup_window_ms = ms("config.dedup_window", config.dedup_window)?;
+    change.until_done = match Retain::try_from(config.retain) {
+        Ok(Retain::Unspecified) => None,
+        Ok(Retain::Time) => Some(false),
+        Ok(Retain::UntilDone) => Some(true),
+        Err(_) => {
+            let why = format!("{} is not one of its values", config.retain);
+            return Err(Refusal::invalid("config.retain", why));
+        }
+    };
     change.append_time = match TimestampKind::try_from(config.timestamp_kind) {
         Ok(TimestampKind::Unspecified) => None,
         Ok(TimestampKind::Create) => Some(false),
@@ -107,6 +122,7 @@ fn decode_new(topic: v1::Topic) -> Result<NewTopic, Refusal> {
             .unwrap_or(standard.max_message_bytes),
         append_time: change.append_time.unwrap_or(standard.append_time),
         dedup_window_ms: change.dedup_window_ms.unwrap_or(standard.dedup_window_ms),
+        until_done: change.until_done.unwrap_or(standard.until_done),
     };
     let labels = topic.labels.into_iter().collect();
     Ok(NewTopic {
@@ -142,6 +158,7 @@ fn decode_change(topic: v1::Topic, mask: &[String]) -> Result<TopicChange, Refus
             "config.retention_bytes" => change.retention_bytes = all.retention_bytes,
             "config.max_message_bytes" => change.max_message_bytes = all.max_message_bytes,
             "config.timestamp_kind" => change.append_time = all.append_time,
+            "config.retain" => change.until_done = all.until_done,
             "config.dedup_window" => change.dedup_window_ms = all.dedup_window_ms,
             other => {
                 let why = format!("\"{other}\" cannot be updated");
@@ -285,7 +302,13 @@ impl v1::topics_server::Topics for Topics {
             .map_err(|r| status(&r))?;
         let info = |partition: &crate::partition::Partition| {
             let shared = partition.shared();
+            let (kept_messages, kept_bytes) = shared.with_kept(|kept| kept.size());
+            let held = self.0.held_at(&live, partition).unwrap_or_default();
             PartitionInfo {
+                kept_messages,
+                kept_bytes,
+                held_by: held.0,
+                held_offset: held.1,
                 partition: shared.number,
                 log_start_offset: shared.log_start_offset(),
                 high_watermark: shared.high_watermark(),

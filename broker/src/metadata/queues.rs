@@ -48,6 +48,8 @@ pub(crate) struct QueueSettings {
     rate_per_s: u64,
     #[prost(message, repeated, tag = "17")]
     filter: Vec<SavedCondition>,
+    #[prost(uint64, tag = "18")]
+    retain_done_ms: u64,
 }
 
 /// A condition on a header.
@@ -90,6 +92,7 @@ impl From<&Policy> for QueueSettings {
             in_flight_key: policy.max_in_flight.key,
             rate_per_s: policy.rate_per_s,
             filter: policy.filter.conditions.iter().map(save).collect(),
+            retain_done_ms: policy.retain_done_ms,
         }
     }
 }
@@ -158,6 +161,7 @@ impl From<&QueueSettings> for Policy {
             filter: Filter {
                 conditions: saved.filter.iter().map(load).collect(),
             },
+            retain_done_ms: saved.retain_done_ms,
         }
     }
 }
@@ -178,6 +182,7 @@ mod tests {
             on_key_failure: OnKeyFailure::ParkKey,
             priorities: Priorities::Weighted,
             rate_per_s: 7,
+            retain_done_ms: 8,
             filter: Filter {
                 conditions: vec![
                     condition("a", Test::Exists),

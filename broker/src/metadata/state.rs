@@ -33,6 +33,9 @@ pub(crate) struct TopicConfig {
     /// 0 = dedup ids are ignored.
     #[prost(uint64, tag = "5")]
     pub(crate) dedup_window_ms: u64,
+    /// Messages go when every group is done with them, and not by age or size.
+    #[prost(bool, tag = "6")]
+    pub(crate) until_done: bool,
 }
 
 impl TopicConfig {
@@ -44,6 +47,7 @@ impl TopicConfig {
             max_message_bytes: limits::DEFAULT_MESSAGE_BYTES,
             append_time: false,
             dedup_window_ms: limits::DEFAULT_DEDUP_WINDOW.as_millis() as u64,
+            until_done: false,
         }
     }
 }

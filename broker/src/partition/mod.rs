@@ -10,9 +10,13 @@
 //! high watermark; readers stop there and never ask anybody.
 
 mod accumulator;
+#[cfg(test)]
+mod cut_trial;
+mod cutting;
 pub(crate) mod dedup;
 mod flying;
 mod judging;
+pub(crate) mod kept;
 mod moves;
 mod owner;
 pub(crate) mod positions;
@@ -136,6 +140,11 @@ pub(crate) enum Message {
         before: u64,
         answer: oneshot::Sender<Result<u64, Refusal>>,
     },
+    /// The log's start moves on; what is still needed is kept aside.
+    Cut {
+        cut: kept::Cut,
+        answer: oneshot::Sender<Result<bool, Refusal>>,
+    },
     /// A consumer group claims, commits or seeks.
     Move {
         change: Move,
@@ -167,6 +176,7 @@ impl Message {
             Message::Records { answer, .. } => drop(answer.send(RecordsAnswer::Refused(why))),
             Message::Batch { answer, .. } => drop(answer.send(Err(why))),
             Message::Trim { answer, .. } => drop(answer.send(Err(why))),
+            Message::Cut { answer, .. } => drop(answer.send(Err(why))),
             Message::Move { answer, .. } => drop(answer.send(Err(why))),
             Message::Step { answer, .. } => drop(answer.send(Err(why))),
             Message::Take { answer, .. } => drop(answer.send(Err(why))),

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Message, NewRecord, Permit, RecordsAnswer, Shared, Stored,
     accumulator::{Open, Waiter, stored_bound},
+    cutting::is_made,
     flying::FlyingIds,
     moves::GatheredMoves,
     producers::{Origin, Producers},
@@ -164,6 +165,10 @@ impl Owner {
                 self.flush().await;
                 self.trim(before, answer).await;
             }
+            Message::Cut { cut, answer } => {
+                self.flush().await;
+                self.cut(cut, answer).await;
+            }
             Message::Move { change, answer } => self.moves.add(change, answer),
             Message::Step { step, answer } => self.steps.add(step, answer),
             Message::Take { taking, answer } => self.take(taking, answer).await,
@@ -185,7 +190,8 @@ impl Owner {
     async fn trim(&mut self, before: u64, answer: oneshot::Sender<Result<u64, Refusal>>) {
         let before = before.min(self.shared.high_watermark());
         let start = self.shared.log_start_offset();
-        if before <= start {
+        let is_aside = self.shared.with_kept(|kept| kept.first_from(0).is_some());
+        if before <= start && !(is_aside && before == start) {
             return drop(answer.send(Ok(start)));
         }
         let data = Command::data(Change::Trim(before));
@@ -550,6 +556,7 @@ impl Owner {
             Waiting::Trim { answer } => {
                 let _ = answer.send(Ok(self.shared.log_start_offset()));
             }
+            Waiting::Cut { answer } => drop(answer.send(is_made(&reply))),
             Waiting::Moves(waiters) => self.moves.settle(waiters, &reply),
             Waiting::Steps(waiters) => self.steps.settle(waiters, &reply),
             Waiting::Take { answer } => drop(answer.send(taken_count(&reply))),

@@ -119,6 +119,12 @@ impl Positions {
         self.groups.keys().copied().collect()
     }
 
+    /// Whether a group stands before this offset.
+    pub(crate) fn any_before(&self, offset: u64) -> bool {
+        let mut positions = self.groups.values().filter_map(|position| position.offset);
+        positions.any(|position| position < offset)
+    }
+
     /// Applies the moves of one entry; `end` is the offset of the next record.
     pub(crate) fn apply(&mut self, moves: &Moves, end: u64) -> Moved {
         let apply_one = |one: &Move| self.apply_one(one, moves.now_ms, end);

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::{
     Permit, RecordsAnswer, Stored,
     accumulator::Waiter,
+    cutting::CutAnswer,
     moves::{MoveAnswer, refuse_moves},
     steps::{StepAnswer, refuse_steps},
 };
@@ -29,6 +30,9 @@ pub(super) enum Waiting {
     Trim {
         answer: oneshot::Sender<Result<u64, Refusal>>,
     },
+    Cut {
+        answer: CutAnswer,
+    },
     Moves(Vec<MoveAnswer>),
     Steps(Vec<StepAnswer>),
     Take {
@@ -44,6 +48,7 @@ impl Waiting {
             Waiting::Records(waiters) => answer_all(waiters, why),
             Waiting::Batch { answer, .. } => drop(answer.send(Err(why.clone()))),
             Waiting::Trim { answer } => drop(answer.send(Err(why.clone()))),
+            Waiting::Cut { answer } => drop(answer.send(Err(why.clone()))),
             Waiting::Moves(waiters) => refuse_moves(waiters, why),
             Waiting::Steps(waiters) => refuse_steps(waiters, why),
             Waiting::Take { answer } => drop(answer.send(Err(why.clone()))),

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 use crate::queue::{
-    command::{Batch, Command, Kind, Replies},
+    command::{Batch, Kind, Replies},
     events::Event,
+    offsets::Offsets,
     saved::Damaged,
     state::State,
 };
@@ -63,6 +64,9 @@ pub(crate) struct SavedQueue {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Queues {
     groups: BTreeMap<u64, State>,
+    /// Where the log begins, and what is kept aside of it; saved beside the queues.
+    log_start: u64,
+    kept: Offsets,
     /// Events that the watcher of a group has not taken yet.
     watched: BTreeMap<u64, Vec<Event>>,
 }
@@ -86,7 +90,8 @@ impl Queues {
     }
 
     fn apply_one(&mut self, step: &Step, end: u64) -> Replies {
-        let state = self.groups.entry(step.group_id).or_default();
+        let state = self.groups.entry(step.group_id);
+        let state = state.or_insert_with(|| State::of_log(self.log_start, &self.kept));
         let applied = state.apply(&step.batch, end);
         // Ids of groups are never reused, so nothing of a forgotten one has to go on.
         let is_over = matches!(
@@ -105,18 +110,32 @@ impl Queues {
         applied.replies
     }
 
-    /// The log begins at this offset now.
-    pub(crate) fn trim(&mut self, log_start: u64, end: u64) {
-        let trim = Batch {
-            commands: vec![Command::new(Kind::Trim(log_start))],
-            ..Batch::default()
-        };
+    /// The log begins at this offset now, and of what lies below only `kept` is left.
+    pub(crate) fn trim(&mut self, log_start: u64, kept: &Offsets) {
+        self.log_start = log_start;
+        self.kept = kept.clone();
         for (group_id, state) in &mut self.groups {
-            let applied = state.apply(&trim, end);
-            if let Some(events) = self.watched.get_mut(group_id) {
-                events.extend(applied.events);
+            let events = state.trim(log_start, kept);
+            if let Some(watched) = self.watched.get_mut(group_id) {
+                watched.extend(events);
             }
         }
+    }
+
+    /// Whether the log below `before` holds anything that a queue needs, other than `kept`.
+    pub(crate) fn needs_before(&self, before: u64, kept: &Offsets) -> bool {
+        let range = self.log_start..before;
+        let needs = |state: &State| state.needs_in(range.clone(), |offset| kept.contains(offset));
+        self.groups.values().any(needs)
+    }
+
+    /// Those of `offsets` that a queue needs.
+    pub(crate) fn needed_of(&self, offsets: &Offsets) -> Offsets {
+        let mut needed = Offsets::default();
+        for state in self.groups.values() {
+            state.needed_of(offsets, &mut needed);
+        }
+        needed
     }
 
     /// The queue of a group, if it has begun here.
@@ -148,6 +167,8 @@ impl Queues {
     /// What comes from a checkpoint replaces the queues; watchers stay and begin anew.
     pub(crate) fn replace(&mut self, restored: Queues) {
         self.groups = restored.groups;
+        self.log_start = restored.log_start;
+        self.kept = restored.kept;
         for events in self.watched.values_mut() {
             *events = vec![Event::Restarted];
         }
@@ -162,23 +183,29 @@ impl Queues {
         self.groups.iter().map(save_one).collect()
     }
 
-    /// The inverse of [`Queues::save`].
+    /// The inverse of [`Queues::save`], of a log that begins here and of which this is kept aside.
     ///
     /// # Errors
     /// If one of them is not a saved queue.
-    pub(crate) fn load(saved: Vec<SavedQueue>) -> Result<Queues, Damaged> {
+    pub(crate) fn load(
+        saved: Vec<SavedQueue>,
+        log_start: u64,
+        kept: &Offsets,
+    ) -> Result<Queues, Damaged> {
         let load_one = |one: SavedQueue| Ok((one.group_id, State::load(&one.state)?));
-        Ok(Queues {
+        let mut queues = Queues {
             groups: saved.into_iter().map(load_one).collect::<Result<_, _>>()?,
-            watched: BTreeMap::new(),
-        })
+            ..Queues::default()
+        };
+        queues.trim(log_start, kept);
+        Ok(queues)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::command::{Grant, Run, Status};
+    use crate::queue::command::{Command, Grant, Run, Status};
 
     const GROUP: u64 = 7;
 
@@ -211,7 +238,7 @@ mod tests {
         let lease = grant(&queues, 10);
         let first = run(&mut queues, lease).replies[0].spans[0];
         assert_eq!((first.first, first.count, first.lease), (10, 5, 1));
-        let mut restored = Queues::load(queues.save()).unwrap();
+        let mut restored = Queues::load(queues.save(), 0, &Offsets::default()).unwrap();
         assert_eq!(restored, queues);
         let lease = grant(&restored, 15);
         assert_eq!(run(&mut restored, lease).replies[0].spans[0].lease, 6);
@@ -224,10 +251,10 @@ mod tests {
         queues.watch(GROUP);
         run(&mut queues, Kind::Begin(0));
         assert_eq!(queues.take_events(GROUP), [Event::Restarted]);
-        queues.trim(3, 100);
+        queues.trim(3, &Offsets::default());
         assert_eq!(queues.take_events(GROUP), [Event::Trimmed { to: 3 }]);
         queues.unwatch(GROUP);
-        queues.trim(5, 100);
+        queues.trim(5, &Offsets::default());
         assert_eq!(queues.take_events(GROUP), []);
         assert_eq!(queues.get(GROUP).map(State::floor), Some(5));
     }

@@ -69,6 +69,17 @@ impl Partition {
         Cursor {
             shared: self.shared.clone(),
             next: offset,
+            finds_kept: false,
+        }
+    }
+
+    /// A cursor at `offset` for somebody who works through a queue: below the log's start it finds
+    /// what is kept aside.
+    pub(crate) fn queue_cursor(&self, offset: u64) -> Cursor {
+        let finds_kept = true;
+        Cursor {
+            finds_kept,
+            ..self.cursor(offset)
         }
     }
 }
@@ -113,6 +124,7 @@ impl Shared {
 pub(crate) struct Cursor {
     shared: Arc<Shared>,
     next: u64,
+    finds_kept: bool,
 }
 
 impl Cursor {
@@ -148,7 +160,7 @@ impl Cursor {
     /// one. `None`: there is nothing below `until` now.
     ///
     /// # Errors
-    /// `OffsetOutOfRange` if retention has overtaken the cursor, `Damaged` where the disk does
+    /// `OffsetOutOfRange` if retention has overtaken the cursor and nothing is kept there, `Damaged` where the disk does
     /// not hold what was written.
     pub(crate) async fn read(
         &mut self,
@@ -163,10 +175,10 @@ impl Cursor {
         if self.next >= until {
             return Ok(None);
         }
-        if self.next < self.shared.log_start_offset() {
-            return Err(self.shared.out_of_range(self.next));
-        }
         let from = self.next;
+        if from < self.shared.log_start_offset() {
+            return self.read_kept(max_bytes).map(Some);
+        }
         let plan = self.shared.log.plan_read(from, until, max_bytes);
         let batches = match plan.map_err(|error| self.shared.refusal(error, from))? {
             ReadPlan::Ready(batches) => batches,
@@ -187,6 +199,24 @@ impl Cursor {
             from,
             next: self.next,
         }))
+    }
+
+    /// Reads on below the log's start.
+    fn read_kept(&mut self, max_bytes: usize) -> Result<Chunk, Refusal> {
+        let from = self.next;
+        let batches = match self.finds_kept {
+            true => self.shared.kept_from(from, max_bytes),
+            false => Vec::new(),
+        };
+        if batches.is_empty() {
+            return Err(self.shared.out_of_range(from));
+        }
+        self.next = from + batches.len() as u64;
+        Ok(Chunk {
+            batches,
+            from,
+            next: self.next,
+        })
     }
 }
 

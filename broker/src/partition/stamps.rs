@@ -50,7 +50,7 @@ impl Partition {
             partition: shared.number,
             offset,
         };
-        let chunk = self.cursor(offset).read(Some(offset + 1), 1).await?;
+        let chunk = self.queue_cursor(offset).read(Some(offset + 1), 1).await?;
         let batch = chunk.and_then(|chunk| chunk.batches.into_iter().next());
         let batch = batch.ok_or_else(missing)?;
         let header = BatchHeader::read(&batch).map_err(|_| missing())?;

@@ -3,7 +3,7 @@
 //! Batches take offsets in log order; that is all that gives an offset its record. The state
 //! beside them is what idempotence needs (producers, dedup ids), where consumer groups stand,
 //! what queue groups have leased and done, which dead letters are gone, where the log begins for
-//! readers, and the greatest stamp seen.
+//! readers, what is kept aside of what lies below, and the greatest stamp seen.
 
 use aqueduct_proto::{
     attributes,
@@ -15,6 +15,7 @@ use prost::Message;
 
 use super::{
     dedup::{Dedup, Saved},
+    kept::{Cut, CutReply, Kept, KeptRecord},
     positions::{Moves, Positions},
     producers::{Origin, Producers},
     queues::{Queues, SavedQueue, Steps},
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     limits::MAX_DECOMPRESSED_BYTES,
-    queue::saved::Damaged,
+    queue::{offsets::Offsets, saved::Damaged},
     raft::engine::{Data, Reply},
 };
 
@@ -32,7 +33,7 @@ pub(crate) const FLAG_DEDUP: u8 = 1;
 /// A change of a partition that is not a batch.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Command {
-    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 20")]
+    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 20, 21")]
     pub(crate) change: Option<Change>,
 }
 
@@ -54,6 +55,9 @@ pub(crate) enum Change {
     /// Dead letters are redriven or discarded.
     #[prost(message, tag = "20")]
     Take(Taking),
+    /// The log's start moves on; what is still needed is kept aside.
+    #[prost(message, tag = "21")]
+    Cut(Cut),
 }
 
 /// The proposer's time, and how long dedup ids live by its configuration.
@@ -95,6 +99,8 @@ pub(crate) struct State {
     pub(crate) positions: Positions,
     pub(crate) queues: Queues,
     pub(crate) taken: Taken,
+    /// Messages below the log's start that queue groups still need.
+    pub(crate) kept: Kept,
     /// Entries that this version could not read; kept for diagnosis, not replicated.
     pub(crate) unreadable: u64,
 }
@@ -118,6 +124,8 @@ struct SavedState {
     queues: Vec<SavedQueue>,
     #[prost(message, optional, tag = "20")]
     taken: Option<SavedTaken>,
+    #[prost(message, repeated, tag = "21")]
+    kept: Vec<KeptRecord>,
 }
 
 /// The bytes are not a saved state.
@@ -188,8 +196,9 @@ impl State {
             Some(Change::Trim(offset)) => {
                 let offset = offset.min(self.next_offset);
                 self.log_start_offset = self.log_start_offset.max(offset);
-                self.queues.trim(self.log_start_offset, self.next_offset);
-                self.taken.trim(self.log_start_offset);
+                // Whoever trims means what is kept aside, too.
+                self.kept.remove_below(offset);
+                self.tell_start();
             }
             Some(Change::Tick(tick)) => {
                 self.now_ms = self.now_ms.max(tick.now_ms);
@@ -207,9 +216,44 @@ impl State {
                 let taken = self.taken.apply(&taking, self.next_offset);
                 return Reply::Answer(taken.encode_to_vec().into());
             }
+            Some(Change::Cut(cut)) => {
+                return Reply::Answer(self.cut(cut).encode_to_vec().into());
+            }
             None => self.unreadable += 1,
         }
         Reply::Done
+    }
+
+    /// Moves the log's start, unless somebody needs what would be lost.
+    fn cut(&mut self, cut: Cut) -> CutReply {
+        let (start, before) = (self.log_start_offset, cut.before.min(self.next_offset));
+        let mut keeps = Offsets::default();
+        for record in &cut.keep {
+            keeps.insert(record.offset);
+        }
+        let is_needed =
+            || self.positions.any_before(before) || self.queues.needs_before(before, &keeps);
+        let is_made = before > start && !is_needed();
+        if is_made {
+            self.log_start_offset = before;
+            let keep = cut.keep.into_iter();
+            for record in keep.filter(|record| (start..before).contains(&record.offset)) {
+                self.kept.insert(record.offset, record.batch);
+            }
+        }
+        if !cut.drop.is_empty() {
+            let needed = self.queues.needed_of(self.kept.offsets());
+            let dropped = cut.drop.into_iter().filter(|it| !needed.contains(*it));
+            dropped.for_each(|offset| self.kept.remove(offset));
+        }
+        self.tell_start();
+        CutReply { is_made }
+    }
+
+    /// Where the log begins, and what is kept of what lies below, for those who depend on it.
+    fn tell_start(&mut self) {
+        self.queues.trim(self.log_start_offset, self.kept.offsets());
+        self.taken.trim(self.log_start_offset);
     }
 
     /// The state for a checkpoint.
@@ -223,6 +267,7 @@ impl State {
             positions: Some(self.positions.clone()),
             queues: self.queues.save(),
             taken: (self.taken != Taken::default()).then(|| self.taken.save()),
+            kept: self.kept.save(),
         }
         .encode_to_vec()
     }
@@ -233,6 +278,7 @@ impl State {
     /// If the bytes are not a saved state.
     pub(crate) fn load(bytes: &[u8]) -> Result<State, Unloadable> {
         let saved = SavedState::decode(bytes)?;
+        let kept = Kept::load(saved.kept);
         Ok(State {
             next_offset: saved.next_offset,
             log_start_offset: saved.log_start_offset,
@@ -240,11 +286,12 @@ impl State {
             producers: saved.producers,
             dedup: Dedup::load(saved.dedup),
             positions: saved.positions.unwrap_or_default(),
-            queues: Queues::load(saved.queues)?,
+            queues: Queues::load(saved.queues, saved.log_start_offset, kept.offsets())?,
             taken: match saved.taken {
                 Some(saved) => Taken::load(saved).ok_or(Unloadable::Taken)?,
                 None => Taken::default(),
             },
+            kept,
             unreadable: 0,
         })
     }

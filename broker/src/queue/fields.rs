@@ -22,11 +22,12 @@ pub(crate) enum Field {
     MaxInFlightPerKey,
     Rate,
     Filter,
+    RetainDone,
 }
 
 impl Field {
     /// All fields with their names.
-    pub(crate) const ALL: [(&'static str, Field); 17] = [
+    pub(crate) const ALL: [(&'static str, Field); 18] = [
         ("lease", Field::Lease),
         ("max_attempts", Field::MaxAttempts),
         ("max_hand_outs", Field::MaxHandOuts),
@@ -44,6 +45,7 @@ impl Field {
         ("max_in_flight_per_key", Field::MaxInFlightPerKey),
         ("messages_per_second", Field::Rate),
         ("filter", Field::Filter),
+        ("retain_done", Field::RetainDone),
     ];
 
     pub(crate) fn named(name: &str) -> Option<Field> {
@@ -98,6 +100,7 @@ fn take(policy: &mut Policy, field: Field, from: &Policy) {
         Field::MaxInFlightPerKey => policy.max_in_flight.key = from.max_in_flight.key,
         Field::Rate => policy.rate_per_s = from.rate_per_s,
         Field::Filter => policy.filter = from.filter.clone(),
+        Field::RetainDone => policy.retain_done_ms = from.retain_done_ms,
     }
 }
 
@@ -139,6 +142,7 @@ mod tests {
             filter: Filter {
                 conditions: vec![condition],
             },
+            retain_done_ms: 12,
         }
     }
 

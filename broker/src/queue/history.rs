@@ -181,11 +181,6 @@ impl Histories {
         }
     }
 
-    /// All below is done.
-    pub(super) fn settle_below(&mut self, offset: u64) {
-        self.settle(0..offset);
-    }
-
     /// Nothing was ever tried, but dead letters stay.
     pub(super) fn start_over(&mut self) {
         let open = std::mem::take(&mut self.open);

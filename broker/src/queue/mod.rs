@@ -13,7 +13,7 @@
 //! ```
 //! - [`command`]: what lies in the log. Whoever proposes has resolved the [`policy`] before.
 //! - [`parcel`], [`outbox`]: what is published together with verdicts.
-//! - [`state`], with verdicts, dropping, the saved form and the [`view`] of it apart.
+//! - [`state`], with verdicts, dropping, trimming, the saved form and the [`view`] of it apart.
 //! - [`schedule`], with keys, [`levels`] of priority and what it follows apart.
 //! - [`policy`], its [`fields`], [`filter`], [`rate`]: rules without memory, or nearly.
 //! - [`settled`], [`offsets`], [`pages`], [`record`], [`history`]: small forms of large sets.
@@ -55,6 +55,7 @@ mod tests;
 pub(crate) mod time;
 #[cfg(test)]
 mod trial;
+mod trimming;
 pub(crate) mod verdicts;
 pub(crate) mod view;
 mod waiting;

@@ -53,6 +53,7 @@ pub(super) struct Model {
     pub(super) epoch: u64,
     pub(super) now_ms: i64,
     pub(super) trimmed_to: u64,
+    pub(super) kept: BTreeSet<u64>,
     pub(super) messages: Vec<Message>,
     pub(super) last_lease: u64,
     pub(super) letters: Vec<Letter>,
@@ -82,27 +83,30 @@ impl Model {
         self.epoch += 1;
         for (at, message) in (0..).zip(&mut self.messages) {
             *message = FRESH;
-            if at < offset.max(self.trimmed_to) {
+            if at < offset || (at < self.trimmed_to && !self.kept.contains(&at)) {
                 message.is = Is::Settled;
             }
         }
         self.parked.clear();
     }
 
+    /// The log begins at `to`; below, these are left.
+    pub(super) fn trim(&mut self, to: u64, kept: &BTreeSet<u64>) {
+        self.trimmed_to = self.trimmed_to.max(to);
+        self.kept.clone_from(kept);
+        for (at, message) in (0..self.trimmed_to).zip(&mut self.messages) {
+            if self.begun && message.is != Is::Settled && !kept.contains(&at) {
+                self.trimmed += 1;
+                message.is = Is::Settled;
+            }
+        }
+    }
+
     pub(super) fn apply(&mut self, kind: &Kind, discard: bool) -> (Status, Results) {
         let end = self.messages.len() as u64;
         let mut results = Vec::new();
         match kind {
-            Kind::Trim(to) => {
-                let to = (*to).min(end);
-                self.trimmed_to = self.trimmed_to.max(to);
-                if self.begun {
-                    for message in &mut self.messages[..to as usize] {
-                        self.trimmed += u64::from(message.is != Is::Settled);
-                        message.is = Is::Settled;
-                    }
-                }
-            }
+            Kind::Trim(to) => self.trim((*to).min(end), &BTreeSet::new()),
             Kind::Begin(start) if *start > end => return (Status::BeyondEnd, results),
             Kind::Begin(start) => {
                 if !self.begun {
@@ -116,6 +120,8 @@ impl Model {
                     now_ms: self.now_ms,
                     messages: std::mem::take(&mut self.messages),
                     last_lease: self.last_lease,
+                    trimmed_to: self.trimmed_to,
+                    kept: std::mem::take(&mut self.kept),
                     ..Model::default()
                 }
             }

@@ -26,6 +26,8 @@ pub(crate) struct Policy {
     /// Messages a second for the group and partition; 0 = no limit.
     pub(crate) rate_per_s: u64,
     pub(crate) filter: Filter,
+    /// How long messages stay readable after they were done, where the topic retains until then.
+    pub(crate) retain_done_ms: u64,
 }
 
 /// When a failed message is tried again.
@@ -101,6 +103,7 @@ impl Default for Policy {
             },
             rate_per_s: 0,
             filter: Filter::default(),
+            retain_done_ms: 0,
         }
     }
 }
@@ -181,6 +184,7 @@ impl Policy {
         within("max_in_flight_per_consumer", consumer, 0, 1_000_000)?;
         within("max_in_flight_per_key", key, 0, 10_000)?;
         within("messages_per_second", self.rate_per_s, 0, 10_000_000)?;
+        ms_within("retain_done", self.retain_done_ms, 0, 30 * DAY_MS)?;
         self.check_order()?;
         self.filter.check()
     }

@@ -4,7 +4,8 @@
 //! [`super::command`]) and nothing of payloads, keys or priorities.
 //!
 //! ```text
-//!  trimmed_to ≤ floor ≤ every open offset < high watermark
+//!  floor ≤ every open offset < high watermark
+//!  an unfinished offset below trimmed_to is kept aside
 //!
 //!  a message:   fresh ──lease──▶ Leased ──ack──▶ settled
 //!                 ▲               │ │ └─ dead ─▶ settled, and a dead letter with a number
@@ -33,9 +34,10 @@ use super::{
     command::{Batch, Grant, Kind, REASONS, Replies, Reply, Status},
     events::Event,
     history::Histories,
-    leased::{Leased, Leases},
+    leased::Leased,
+    offsets::Offsets,
     outbox::Outbox,
-    pages::{Pages, Visit},
+    pages::Pages,
     record::{Lease, PackedDead, PackedRecord, Phase, Record},
     settled::Settled,
     spans::Spans,
@@ -94,6 +96,9 @@ pub(crate) struct State {
     /// Where it began, or was sought to last.
     pub(super) start: u64,
     pub(super) trimmed_to: u64,
+    /// What can be read of the messages below `trimmed_to`; not saved here, see
+    /// [`super::trimming`].
+    pub(super) kept: Offsets,
     pub(super) settled: Settled,
     pub(super) next_lease: u64,
     /// Messages with a history, none of them settled.
@@ -124,6 +129,7 @@ impl Default for State {
             now_ms: 0,
             start: 0,
             trimmed_to: 0,
+            kept: Offsets::default(),
             settled: Settled::default(),
             next_lease: 1,
             open: Pages::default(),
@@ -203,12 +209,17 @@ impl State {
                     epoch: self.epoch + 1,
                     now_ms: self.now_ms,
                     next_lease: self.next_lease,
+                    trimmed_to: self.trimmed_to,
+                    kept: std::mem::take(&mut self.kept),
                     ..State::default()
                 };
                 events.push(Event::Restarted);
                 Reply::of(Status::Done)
             }
-            Kind::Trim(log_start) => self.trim((*log_start).min(end), events),
+            Kind::Trim(log_start) => {
+                events.extend(self.trim((*log_start).min(end), &Offsets::default()));
+                Reply::of(Status::Done)
+            }
             _ if !self.begun => Reply::of(Status::NotBegun),
             Kind::Seek(offset) => self.seek(*offset, end, events),
             Kind::Lease(grant) => self.lease(grant, end, events),
@@ -249,37 +260,17 @@ impl State {
         Reply::of(Status::Done)
     }
 
-    /// Everything below `offset` is settled, everything else fresh. Lease numbers, dead letters
-    /// and counters go on.
+    /// Everything below `offset` is settled, everything else fresh that can be read. Lease numbers,
+    /// dead letters and counters go on.
     fn start_over(&mut self, offset: u64) {
         self.epoch += 1;
-        self.start = offset.max(self.trimmed_to);
-        self.settled = Settled::new(self.start);
+        self.settled = self.settled_from(offset);
+        self.start = self.settled.floor();
         self.open = Pages::default();
         self.errors.clear();
         self.histories.start_over();
         self.parked.clear();
         self.leased = Leased::default();
-    }
-
-    /// What retention took is settled, whatever its phase was.
-    fn trim(&mut self, log_start: u64, events: &mut Vec<Event>) -> Reply {
-        self.trimmed_to = self.trimmed_to.max(log_start);
-        let lost = self.settled.floor()..log_start;
-        if self.begun && !lost.is_empty() {
-            self.counters.trimmed += (lost.end - lost.start) - self.settled.count(lost.clone());
-            let mut ended = Leases::default();
-            self.open.visit(lost.clone(), |offset, packed| {
-                ended.note(offset, &Record::from(*packed));
-                Visit::Remove
-            });
-            self.leased.end(ended);
-            self.errors = self.errors.split_off(&log_start);
-            self.histories.settle_below(log_start);
-            self.settled.insert(lost);
-            events.push(Event::Trimmed { to: log_start });
-        }
-        Reply::of(Status::Done)
     }
 
     fn dead_written(&mut self, up_to: u64) -> Reply {

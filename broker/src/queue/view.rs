@@ -253,15 +253,17 @@ impl State {
         None
     }
 
-    /// Counts by state of the log from its start to the high watermark, with the tally of all
-    /// open messages.
+    /// Counts by state of the log from its start to the high watermark and of what is kept aside,
+    /// with the tally of all open messages.
     pub(crate) fn counts(&self, log: Range<u64>, tally: &Tally) -> Counts {
-        let settled = self.settled.count(log.clone());
+        let aside = self.unfinished_aside();
+        let settled = self.settled.count(log.clone()) + self.kept.len().saturating_sub(aside);
         // After a seek an offset may be unfinished again, or die twice.
         let dead = self.dead_letters(0).map(|(_, dead)| dead.offset);
-        let dead = dead.filter(|offset| log.contains(offset) && self.settled.contains(*offset));
+        let is_there = |offset: &u64| log.contains(offset) || self.kept.contains(*offset);
+        let dead = dead.filter(|offset| is_there(offset) && self.settled.contains(*offset));
         let dead = dead.collect::<BTreeSet<_>>().len() as u64;
-        let unfinished = self.unfinished(log);
+        let unfinished = self.unfinished(log) + aside;
         Counts {
             delayed: tally.delayed,
             ready: unfinished.saturating_sub(tally.leased + tally.delayed),

@@ -30,6 +30,7 @@ pub(super) fn changed_topic(topic: &Topic, change: TopicChange) -> Result<(Topic
     config.max_message_bytes = change.max_message_bytes.unwrap_or(config.max_message_bytes);
     config.append_time = change.append_time.unwrap_or(config.append_time);
     config.dedup_window_ms = change.dedup_window_ms.unwrap_or(config.dedup_window_ms);
+    config.until_done = change.until_done.unwrap_or(config.until_done);
     check_config(config)?;
     if let Some(labels) = change.labels {
         check_labels(&labels)?;

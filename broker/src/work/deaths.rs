@@ -339,8 +339,16 @@ impl Courier {
         let sequence = i32::try_from((first.number - 1 - ready.base) % WRAP).unwrap_or(0);
         let mut builder = BatchBuilder::new(Compression::None);
         builder.set_producer(ready.producer_id, ready.epoch, sequence);
-        let start = self.partition.shared().log_start_offset();
-        let runs = runs_from(letters.iter().map(|letter| letter.dead.offset), start);
+        let shared = self.partition.shared().clone();
+        let (start, dead) = (shared.log_start_offset(), |letter: &Letter| {
+            letter.dead.offset
+        });
+        let aside: BTreeSet<u64> = shared.with_kept(|kept| {
+            let dead = letters.iter().map(dead);
+            dead.filter(|offset| kept.contains(*offset)).collect()
+        });
+        let is_there = |offset: &u64| *offset >= start || aside.contains(offset);
+        let runs = runs_from(letters.iter().map(dead).filter(is_there));
         let read = self.reader.read_runs(&runs, COPY_BYTES as u64).await;
         for letter in &letters {
             let offset = letter.dead.offset;
@@ -348,7 +356,7 @@ impl Courier {
             let record = read.records.get(&offset);
             // What retention was quicker with, or the disk does not give back, is copied without
             // what it was. What was just not read comes in the next batch.
-            let is_gone = offset < start || read.unreadable.contains(&offset);
+            let is_gone = !is_there(&offset) || read.unreadable.contains(&offset);
             if record.is_none() && !is_gone {
                 break;
             }
@@ -380,9 +388,9 @@ impl Courier {
     }
 }
 
-/// These offsets from `start` on, each once, as runs.
-fn runs_from(offsets: impl Iterator<Item = u64>, start: u64) -> Vec<Range<u64>> {
-    let offsets: BTreeSet<u64> = offsets.filter(|offset| *offset >= start).collect();
+/// These offsets, each once, as runs.
+fn runs_from(offsets: impl Iterator<Item = u64>) -> Vec<Range<u64>> {
+    let offsets: BTreeSet<u64> = offsets.collect();
     let mut runs: Vec<Range<u64>> = Vec::new();
     for offset in offsets {
         match runs.last_mut() {
@@ -398,9 +406,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offsets_become_runs_of_what_is_kept() {
-        let runs = |offsets: &[u64], start| runs_from(offsets.iter().copied(), start);
-        assert_eq!(runs(&[7, 3, 4, 4, 9, 8], 4), [4..5, 7..10]);
-        assert!(runs(&[1, 2], 3).is_empty());
+    fn offsets_become_runs() {
+        let runs = |offsets: &[u64]| runs_from(offsets.iter().copied());
+        assert_eq!(runs(&[7, 3, 4, 4, 9, 8]), [3..5, 7..10]);
+        assert!(runs(&[]).is_empty());
     }
 }

@@ -137,10 +137,11 @@ impl Lane {
         })
     }
 
-    /// Whether the log holds any.
+    /// Whether there are any.
     pub(super) fn has_messages(&self) -> bool {
         let shared = self.partition.shared();
         shared.log_start_offset() < shared.high_watermark()
+            || shared.with_kept(|kept| !kept.is_empty())
     }
 
     /// Who holds messages here.
@@ -165,11 +166,10 @@ impl Lane {
     pub(super) async fn scan(&mut self, policy: &Policy) -> Result<bool, Refusal> {
         let shared = self.partition.shared().clone();
         let end = shared.high_watermark();
-        let start = shared.log_start_offset();
         let found = self.with(policy, |state, schedule| {
             let wanted = schedule.scan_wanted(end);
-            let from = wanted.start.max(start);
-            let gap = state.next_unfinished(from, wanted.end);
+            // What is unfinished below the log's start is kept aside.
+            let gap = state.next_unfinished(wanted.start, wanted.end);
             if gap.is_none() && !wanted.is_empty() {
                 schedule.scanned_up_to(wanted.end);
             }

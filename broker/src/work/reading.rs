@@ -1,4 +1,4 @@
-//! Reading messages of one partition out of its log, by offset.
+//! Reading messages of one partition out of its log, or out of what is kept aside, by offset.
 //!
 //! It knows nothing of queues: what cannot be read is told, and what becomes of that is the
 //! caller's.
@@ -28,7 +28,7 @@ impl Reader {
     pub(super) fn new(partition: &Partition) -> Reader {
         Reader {
             number: partition.shared().number,
-            cursor: partition.cursor(0),
+            cursor: partition.queue_cursor(0),
         }
     }
 

@@ -6,7 +6,7 @@
 use crate::{
     error::Refusal,
     metadata::groups::Group,
-    partition::{Partition, Place, Shared},
+    partition::{Partition, Shared},
     queue::{
         history::PastAttempt,
         outbox::Waiting,
@@ -88,7 +88,7 @@ fn now_of(group: &Group, shared: &Shared) -> Now {
 }
 
 /// Where a group that has done nothing in a partition begins there.
-fn beginning(group: &Group, shared: &Shared) -> u64 {
+pub(crate) fn beginning(group: &Group, shared: &Shared) -> u64 {
     let (start, end) = (shared.log_start_offset(), shared.high_watermark());
     let pinned = group.pinned.get(shared.number as usize).copied();
     pinned.unwrap_or(start).clamp(start, end)
@@ -166,7 +166,6 @@ impl Services {
         if offset >= shared.high_watermark() {
             return Err(shared.out_of_range(offset));
         }
-        partition.offset_of(Place::Offset(offset)).await?;
         let groups: Vec<Group> = {
             let view = self.metadata.view().read();
             view.groups_of(&live.topic.name).cloned().collect()
@@ -344,7 +343,7 @@ pub(crate) async fn look(group: &Group, partition: &Partition, delayed: u64) -> 
         let Some(state) = queues.get(group.id) else {
             return false;
         };
-        let from = state.floor().clamp(log.start, log.end);
+        let from = state.floor().min(log.end);
         view.counts = state.counts(log.clone(), &tally);
         view.counters = *state.counters();
         view.oldest = (state.unfinished(from..log.end) > 0).then_some(from);

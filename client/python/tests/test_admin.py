@@ -33,6 +33,9 @@ async def test_a_topic_lives_and_dies(client: Client, topic: str) -> None:
     with pytest.raises(aqueduct.EtagMismatch):
         await client.topics.update(topic, labels={}, etag=created.etag)
     assert (await client.topics.update(topic, labels={})).labels == {}
+    assert changed.retain is aqueduct.Retain.TIME
+    done = await client.topics.update(topic, retain=aqueduct.Retain.UNTIL_DONE)
+    assert done.retain is aqueduct.Retain.UNTIL_DONE
 
     assert [found.name async for found in client.topics.list(prefix=topic)] == [topic]
     await client.topics.delete(topic, validate_only=True)

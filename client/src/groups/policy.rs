@@ -102,6 +102,9 @@ pub struct QueuePolicy {
     pub messages_per_second: u64,
     /// All must hold; messages that they leave out are done at once. At most 16.
     pub filter: Vec<HeaderCondition>,
+    /// In a topic that retains until done ([`crate::Retain::UntilDone`]): how long messages stay
+    /// readable after that, up to 30 days. Default 0.
+    pub retain_done: Option<Duration>,
 }
 
 impl QueuePolicy {
@@ -177,6 +180,13 @@ impl QueuePolicy {
         self
     }
 
+    /// How long messages stay readable after they were done, in a topic that retains until then.
+    #[must_use]
+    pub fn retain_done(mut self, retain_done: Duration) -> Self {
+        self.retain_done = Some(retain_done);
+        self
+    }
+
     #[allow(clippy::needless_update, reason = "fields of a newer broker")]
     pub(super) fn into_proto(self) -> v1::QueuePolicy {
         v1::QueuePolicy {
@@ -211,6 +221,7 @@ impl QueuePolicy {
             max_in_flight_per_key: self.max_in_flight_per_key,
             messages_per_second: self.messages_per_second,
             filter: self.filter.into_iter().map(condition_to_proto).collect(),
+            retain_done: self.retain_done.map(duration_to_proto),
             ..v1::QueuePolicy::default()
         }
     }
@@ -249,6 +260,7 @@ impl QueuePolicy {
                 .into_iter()
                 .filter_map(condition_from_proto)
                 .collect(),
+            retain_done: policy.retain_done.map(duration_from_proto),
         }
     }
 }
@@ -296,6 +308,7 @@ mod tests {
             .lease(Duration::from_millis(1500))
             .max_attempts(3)
             .max_hand_outs(9)
+            .retain_done(Duration::from_secs(60))
             .backoff(Duration::from_millis(10), 150, Duration::from_secs(1))
             .dead_letters(false)
             .order(QueueOrder::PerKey)

@@ -1,13 +1,43 @@
-//! What happens seldom: reschedules, trims, seeks, keys that go on, foreign leases, a new beginning.
+//! What happens seldom: reschedules, trims and cuts, seeks, keys that go on, foreign leases, a new beginning.
 
 use rand::Rng as _;
 
 use super::{
-    super::command::{Delay, Kind},
+    super::{
+        command::{Delay, Kind},
+        model::Is,
+        offsets::Offsets,
+    },
     World,
 };
 
 impl World {
+    /// The log's start moves on, or stays, and messages below it are kept aside or given up: as
+    /// a rule just those that are finished, and sometimes others.
+    pub(super) fn cut(&mut self) {
+        let start = self.model.trimmed_to;
+        let to = (start + self.below(6)).min(self.end());
+        let is_rude = self.chance(0.2);
+        let mut kept = self.model.kept.clone();
+        kept.extend(start..to);
+        kept.retain(|offset| {
+            let message = &self.model.messages[*offset as usize];
+            let is_needed = message.is != Is::Settled;
+            self.random.random_bool(match (is_needed, is_rude) {
+                (true, false) => 1.0,
+                (true, true) => 0.5,
+                (false, _) => 0.2,
+            })
+        });
+        self.model.trim(to, &kept);
+        let mut offsets = Offsets::default();
+        for offset in &kept {
+            offsets.insert(*offset);
+        }
+        let events = self.state.trim(to, &offsets);
+        self.follow(&events);
+    }
+
     /// Rescheduled by a user: one that is delayed, or any.
     pub(super) fn delay(&mut self) {
         let delayed: Vec<_> = self.schedule.delays((i64::MIN, 0)).collect();
@@ -58,8 +88,7 @@ impl World {
             }
             _ if self.chance(0.1) => {
                 let start = self.below(self.end() + 1);
-                let trim = Kind::Trim(self.model.trimmed_to);
-                self.apply(vec![Kind::Forget(true), trim, Kind::Begin(start)]);
+                self.apply(vec![Kind::Forget(true), Kind::Begin(start)]);
             }
             _ => {}
         }

@@ -87,7 +87,14 @@ from aqueduct.messages import (
 from aqueduct.producer import Delivery, Producer
 from aqueduct.queue import Queue
 from aqueduct.reader import Reader
-from aqueduct.topics import PartitionInfo, TimestampKind, Topic, Topics, TrimmedPartition
+from aqueduct.topics import (
+    PartitionInfo,
+    Retain,
+    TimestampKind,
+    Topic,
+    Topics,
+    TrimmedPartition,
+)
 from aqueduct.worker import Failure, Worker, WorkerStats
 
 __version__ = "0.1.0"
@@ -159,6 +166,7 @@ __all__ = [
     "Reader",
     "RebalanceEvent",
     "Record",
+    "Retain",
     "Revoking",
     "Settlement",
     "SoughtPartition",

@@ -51,6 +51,7 @@ class QueuePolicy:
     max_in_flight_per_consumer: int = 0
     max_in_flight_per_key: int = 0
     messages_per_second: int = 0
+    retain_done: Seconds | None = None
 
     def to_proto(self) -> groups_pb2.QueuePolicy:
         """As it travels."""
@@ -71,6 +72,7 @@ class QueuePolicy:
                 max_in_flight_per_consumer=self.max_in_flight_per_consumer,
                 max_in_flight_per_key=self.max_in_flight_per_key,
                 messages_per_second=self.messages_per_second,
+                retain_done=None if self.retain_done is None else to_duration(self.retain_done),
             )
         )
         if self.dead_letters is not None:

@@ -27,6 +27,15 @@ class TimestampKind(Enum):
     """The broker's time of arrival replaces it."""
 
 
+class Retain(Enum):
+    """What makes messages of a topic go."""
+
+    TIME = types_pb2.RETAIN_TIME
+    """Their age, and the size of the log."""
+    UNTIL_DONE = types_pb2.RETAIN_UNTIL_DONE
+    """Every group is done with them; age and size are not regarded."""
+
+
 @dataclass(slots=True, frozen=True)
 class Topic:
     """A topic as the broker has it."""
@@ -42,6 +51,7 @@ class Topic:
     timestamp_kind: TimestampKind
     dedup_window: timedelta
     """How long dedup ids are remembered; zero is off."""
+    retain: Retain
     labels: Mapping[str, str]
     create_time: datetime
     update_time: datetime
@@ -61,6 +71,12 @@ class PartitionInfo:
     """Log on disk."""
     unavailable: str
     """Why it takes no messages now; empty if it does."""
+    kept_messages: int = 0
+    """Messages below the log's start that queue groups still need, kept aside."""
+    kept_bytes: int = 0
+    held_by: str = ""
+    """Of a topic that retains until done: the group for which the log begins where it does."""
+    held_offset: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -87,6 +103,7 @@ class Topics:
         max_message_bytes: int | None = None,
         timestamp_kind: TimestampKind | None = None,
         dedup_window: Seconds | None = None,
+        retain: Retain | None = None,
         labels: Mapping[str, str] | None = None,
         validate_only: bool = False,
     ) -> Topic:
@@ -99,7 +116,12 @@ class Topics:
                     partitions=partitions,
                     labels=labels or {},
                     config=_config(
-                        retention, retention_bytes, max_message_bytes, timestamp_kind, dedup_window
+                        retention,
+                        retention_bytes,
+                        max_message_bytes,
+                        timestamp_kind,
+                        dedup_window,
+                        retain,
                     ),
                 ),
                 validate_only=validate_only,
@@ -137,6 +159,7 @@ class Topics:
         max_message_bytes: int | None = None,
         timestamp_kind: TimestampKind | None = None,
         dedup_window: Seconds | None = None,
+        retain: Retain | None = None,
         labels: Mapping[str, str] | None = None,
         etag: str = "",
         validate_only: bool = False,
@@ -151,7 +174,12 @@ class Topics:
                     labels=labels or {},
                     etag=etag,
                     config=_config(
-                        retention, retention_bytes, max_message_bytes, timestamp_kind, dedup_window
+                        retention,
+                        retention_bytes,
+                        max_message_bytes,
+                        timestamp_kind,
+                        dedup_window,
+                        retain,
                     ),
                 ),
                 validate_only=validate_only,
@@ -165,6 +193,7 @@ class Topics:
             "config.max_message_bytes": max_message_bytes,
             "config.timestamp_kind": timestamp_kind,
             "config.dedup_window": dedup_window,
+            "config.retain": retain,
         }
         paths = [path for path, value in given.items() if value is not None]
         if not paths:
@@ -219,7 +248,15 @@ class Topics:
         )
         return [
             PartitionInfo(
-                p.partition, p.log_start_offset, p.high_watermark, p.size_bytes, p.unavailable
+                p.partition,
+                p.log_start_offset,
+                p.high_watermark,
+                p.size_bytes,
+                p.unavailable,
+                p.kept_messages,
+                p.kept_bytes,
+                p.held_by,
+                p.held_offset,
             )
             for p in answer.partitions
         ]
@@ -231,6 +268,7 @@ def _config(
     max_message_bytes: int | None,
     timestamp_kind: TimestampKind | None,
     dedup_window: Seconds | None,
+    retain: Retain | None,
 ) -> types_pb2.TopicConfig:
     return types_pb2.TopicConfig(
         retention=None if retention is None else to_duration(retention),
@@ -238,6 +276,7 @@ def _config(
         max_message_bytes=max_message_bytes,
         timestamp_kind=None if timestamp_kind is None else timestamp_kind.value,
         dedup_window=None if dedup_window is None else to_duration(dedup_window),
+        retain=None if retain is None else retain.value,
     )
 
 
@@ -262,6 +301,7 @@ def _topic(topic: types_pb2.Topic) -> Topic:
         max_message_bytes=config.max_message_bytes,
         timestamp_kind=TimestampKind(config.timestamp_kind or types_pb2.TIMESTAMP_KIND_CREATE),
         dedup_window=to_delta(config.dedup_window),
+        retain=Retain(config.retain or types_pb2.RETAIN_TIME),
         labels=dict(topic.labels),
         create_time=to_datetime(topic.create_time),
         update_time=to_datetime(topic.update_time),

@@ -120,7 +120,7 @@ class Group(_message.Message):
     def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., start: _Optional[_Union[StartPolicy, str]] = ..., overrun: _Optional[_Union[StartPolicy, str]] = ..., session_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., state: _Optional[_Union[GroupState, str]] = ..., members: _Optional[int] = ..., paused_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., queue: _Optional[_Union[QueuePolicy, _Mapping]] = ..., start_position: _Optional[_Union[_reader_pb2.Position, _Mapping]] = ..., start_offsets: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class QueuePolicy(_message.Message):
-    __slots__ = ("lease", "max_attempts", "max_hand_outs", "backoff", "backoff_factor_percent", "backoff_max", "backoff_jitter_percent", "dead_letters", "dead_letters_for_expired", "order", "on_key_failure", "priorities", "max_in_flight", "max_in_flight_per_consumer", "max_in_flight_per_key", "messages_per_second", "filter")
+    __slots__ = ("lease", "max_attempts", "max_hand_outs", "backoff", "backoff_factor_percent", "backoff_max", "backoff_jitter_percent", "dead_letters", "dead_letters_for_expired", "order", "on_key_failure", "priorities", "max_in_flight", "max_in_flight_per_consumer", "max_in_flight_per_key", "messages_per_second", "filter", "retain_done")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     MAX_HAND_OUTS_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +138,7 @@ class QueuePolicy(_message.Message):
     MAX_IN_FLIGHT_PER_KEY_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
+    RETAIN_DONE_FIELD_NUMBER: _ClassVar[int]
     lease: _duration_pb2.Duration
     max_attempts: int
     max_hand_outs: int
@@ -155,7 +156,8 @@ class QueuePolicy(_message.Message):
     max_in_flight_per_key: int
     messages_per_second: int
     filter: _containers.RepeatedCompositeFieldContainer[HeaderCondition]
-    def __init__(self, lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_attempts: _Optional[int] = ..., max_hand_outs: _Optional[int] = ..., backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., backoff_factor_percent: _Optional[int] = ..., backoff_max: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., backoff_jitter_percent: _Optional[int] = ..., dead_letters: bool = ..., dead_letters_for_expired: bool = ..., order: _Optional[_Union[QueueOrder, str]] = ..., on_key_failure: _Optional[_Union[OnKeyFailure, str]] = ..., priorities: _Optional[_Union[QueuePriorities, str]] = ..., max_in_flight: _Optional[int] = ..., max_in_flight_per_consumer: _Optional[int] = ..., max_in_flight_per_key: _Optional[int] = ..., messages_per_second: _Optional[int] = ..., filter: _Optional[_Iterable[_Union[HeaderCondition, _Mapping]]] = ...) -> None: ...
+    retain_done: _duration_pb2.Duration
+    def __init__(self, lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_attempts: _Optional[int] = ..., max_hand_outs: _Optional[int] = ..., backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., backoff_factor_percent: _Optional[int] = ..., backoff_max: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., backoff_jitter_percent: _Optional[int] = ..., dead_letters: bool = ..., dead_letters_for_expired: bool = ..., order: _Optional[_Union[QueueOrder, str]] = ..., on_key_failure: _Optional[_Union[OnKeyFailure, str]] = ..., priorities: _Optional[_Union[QueuePriorities, str]] = ..., max_in_flight: _Optional[int] = ..., max_in_flight_per_consumer: _Optional[int] = ..., max_in_flight_per_key: _Optional[int] = ..., messages_per_second: _Optional[int] = ..., filter: _Optional[_Iterable[_Union[HeaderCondition, _Mapping]]] = ..., retain_done: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class HeaderCondition(_message.Message):
     __slots__ = ("header", "exists", "equals", "prefix")

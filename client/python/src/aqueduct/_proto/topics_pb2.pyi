@@ -105,15 +105,23 @@ class ListPartitionsResponse(_message.Message):
     def __init__(self, partitions: _Optional[_Iterable[_Union[PartitionInfo, _Mapping]]] = ...) -> None: ...
 
 class PartitionInfo(_message.Message):
-    __slots__ = ("partition", "log_start_offset", "high_watermark", "size_bytes", "unavailable")
+    __slots__ = ("partition", "log_start_offset", "high_watermark", "size_bytes", "unavailable", "kept_messages", "kept_bytes", "held_by", "held_offset")
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     LOG_START_OFFSET_FIELD_NUMBER: _ClassVar[int]
     HIGH_WATERMARK_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    KEPT_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    KEPT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HELD_BY_FIELD_NUMBER: _ClassVar[int]
+    HELD_OFFSET_FIELD_NUMBER: _ClassVar[int]
     partition: int
     log_start_offset: int
     high_watermark: int
     size_bytes: int
     unavailable: str
-    def __init__(self, partition: _Optional[int] = ..., log_start_offset: _Optional[int] = ..., high_watermark: _Optional[int] = ..., size_bytes: _Optional[int] = ..., unavailable: _Optional[str] = ...) -> None: ...
+    kept_messages: int
+    kept_bytes: int
+    held_by: str
+    held_offset: int
+    def __init__(self, partition: _Optional[int] = ..., log_start_offset: _Optional[int] = ..., high_watermark: _Optional[int] = ..., size_bytes: _Optional[int] = ..., unavailable: _Optional[str] = ..., kept_messages: _Optional[int] = ..., kept_bytes: _Optional[int] = ..., held_by: _Optional[str] = ..., held_offset: _Optional[int] = ...) -> None: ...

@@ -22,6 +22,12 @@ class TimestampKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TIMESTAMP_KIND_UNSPECIFIED: _ClassVar[TimestampKind]
     TIMESTAMP_KIND_CREATE: _ClassVar[TimestampKind]
     TIMESTAMP_KIND_APPEND: _ClassVar[TimestampKind]
+
+class Retain(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RETAIN_UNSPECIFIED: _ClassVar[Retain]
+    RETAIN_TIME: _ClassVar[Retain]
+    RETAIN_UNTIL_DONE: _ClassVar[Retain]
 ATTEMPT_END_UNSPECIFIED: AttemptEnd
 ATTEMPT_END_RETRY: AttemptEnd
 ATTEMPT_END_EXPIRED: AttemptEnd
@@ -30,6 +36,9 @@ ATTEMPT_END_REJECTED: AttemptEnd
 TIMESTAMP_KIND_UNSPECIFIED: TimestampKind
 TIMESTAMP_KIND_CREATE: TimestampKind
 TIMESTAMP_KIND_APPEND: TimestampKind
+RETAIN_UNSPECIFIED: Retain
+RETAIN_TIME: Retain
+RETAIN_UNTIL_DONE: Retain
 
 class FailedAttempt(_message.Message):
     __slots__ = ("attempt", "hand_out", "end_time", "end", "consumer", "error")
@@ -96,18 +105,20 @@ class Record(_message.Message):
     def __init__(self, partition: _Optional[int] = ..., offset: _Optional[int] = ..., timestamp_ms: _Optional[int] = ..., key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ...) -> None: ...
 
 class TopicConfig(_message.Message):
-    __slots__ = ("retention", "retention_bytes", "max_message_bytes", "timestamp_kind", "dedup_window")
+    __slots__ = ("retention", "retention_bytes", "max_message_bytes", "timestamp_kind", "dedup_window", "retain")
     RETENTION_FIELD_NUMBER: _ClassVar[int]
     RETENTION_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_KIND_FIELD_NUMBER: _ClassVar[int]
     DEDUP_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    RETAIN_FIELD_NUMBER: _ClassVar[int]
     retention: _duration_pb2.Duration
     retention_bytes: int
     max_message_bytes: int
     timestamp_kind: TimestampKind
     dedup_window: _duration_pb2.Duration
-    def __init__(self, retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retention_bytes: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., timestamp_kind: _Optional[_Union[TimestampKind, str]] = ..., dedup_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    retain: Retain
+    def __init__(self, retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retention_bytes: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., timestamp_kind: _Optional[_Union[TimestampKind, str]] = ..., dedup_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retain: _Optional[_Union[Retain, str]] = ...) -> None: ...
 
 class Topic(_message.Message):
     __slots__ = ("name", "id", "partitions", "config", "labels", "create_time", "update_time", "etag")

@@ -1,27 +1,44 @@
 //! The retention task: now and then, for each partition, what its topic no longer keeps.
 //!
-//! What to drop is decided by storage's pure rule from facts about segments; it becomes a
+//! What to drop is decided by a pure rule from facts about segments: by age and size (storage's),
+//! or by what groups still need ([`rule`], with what earlier looks found in [`watch`]). It becomes a
 //! command in the partition's log, so that replicas agree on where the log begins.
 
-use std::{sync::Arc, time::Duration};
+mod done;
+mod rule;
+mod watch;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aqueduct_storage::{
     SegmentFacts,
     retention::{Policy, boundary},
 };
 
-use crate::{clock, partition::Partition, services::Services};
+use self::watch::Watch;
+use crate::{clock, metadata::groups::Group, partition::Partition, services::Services};
 
 /// Looks at every partition each `interval`, until the node drains.
 pub(crate) async fn run(services: Arc<Services>, interval: Duration) {
+    let steady = services.clock.steady_from(0);
+    let mut watches: HashMap<u64, Watch> = HashMap::new();
     loop {
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
             () = services.drained() => return,
         }
+        let mut before = std::mem::take(&mut watches);
         for live in services.topics.all() {
+            let groups: Vec<Group> = {
+                let view = services.metadata.view().read();
+                view.groups_of(&live.topic.name).cloned().collect()
+            };
             for partition in &live.partitions {
-                look_at(partition).await;
+                // Ids of logs are not used again.
+                let id = partition.shared().log.id();
+                let mut watch = before.remove(&id).unwrap_or_default();
+                look_at(partition, &groups, &mut watch, steady.now_ms()).await;
+                watches.insert(id, watch);
             }
             // Other tasks of this thread have their turn between topics.
             tokio::task::yield_now().await;
@@ -31,10 +48,20 @@ pub(crate) async fn run(services: Arc<Services>, interval: Duration) {
     }
 }
 
-async fn look_at(partition: &Partition) {
+async fn look_at(partition: &Partition, groups: &[Group], watch: &mut Watch, now_ms: i64) {
     if partition.unavailable().is_some() {
         return;
     }
+    if partition.shared().config.load().until_done {
+        done::look_at(partition, groups, watch, now_ms).await;
+        return partition.drop_trimmed_segments().await;
+    }
+    // It may have been of the other kind before.
+    done::drop_kept(partition, groups, watch, now_ms).await;
+    look_by_time(partition).await;
+}
+
+async fn look_by_time(partition: &Partition) {
     let shared = partition.shared();
     let config = **shared.config.load();
     let policy = Policy {
