@@ -17,28 +17,28 @@ use crate::{
 const LONGEST: usize = 16 << 10;
 
 #[derive(Serialize, Deserialize)]
-struct Object<'a> {
+struct Object {
     attempt: u32,
     hand_out: u32,
     time: i64,
-    end: &'a str,
+    end: String,
     consumer: String,
-    error: std::borrow::Cow<'a, str>,
+    error: String,
 }
 
 /// The header's value.
 pub(super) fn write(history: &[PastAttempt]) -> String {
-    let object = |it: &PastAttempt| {
-        serde_json::json!(Object {
-            attempt: it.number,
-            hand_out: it.hand_out,
-            time: it.ended_ms,
-            end: it.end.name(),
-            consumer: it.consumer.to_string(),
-            error: it.error.as_str().into(),
-        })
+    let object = |it: &PastAttempt| Object {
+        attempt: it.number,
+        hand_out: it.hand_out,
+        time: it.ended_ms,
+        end: it.end.name().into(),
+        consumer: it.consumer.to_string(),
+        error: it.error.clone(),
     };
-    serde_json::Value::from_iter(history.iter().map(object)).to_string()
+    let objects: Vec<Object> = history.iter().map(object).collect();
+    // Numbers and texts can always be written.
+    serde_json::to_string(&objects).unwrap_or_default()
 }
 
 /// The inverse of [`write`].
@@ -54,7 +54,7 @@ pub(super) fn read(value: &[u8]) -> Vec<PastAttempt> {
             consumer: it.consumer.parse().ok()?,
             ended_ms: it.time,
             end: End::ALL.into_iter().find(|end| end.name() == it.end)?,
-            error: it.error.into_owned(),
+            error: it.error,
         })
     };
     let attempts = objects.into_iter().take(MAX_HISTORY_ATTEMPTS);
@@ -86,8 +86,8 @@ mod tests {
         assert_eq!(read(write(&history).as_bytes()), history);
         let one = write(&[attempt(4, "no")]);
         let expected = concat!(
-            r#"[{"attempt":4,"consumer":"18446744073709551615","end":"RETRY","error":"no","#,
-            r#""hand_out":5,"time":1792000000000}]"#
+            r#"[{"attempt":4,"hand_out":5,"time":1792000000000,"end":"RETRY","#,
+            r#""consumer":"18446744073709551615","error":"no"}]"#
         );
         // The order of the fields depends on what else is built in.
         let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
