@@ -164,26 +164,41 @@ impl LogInner {
         let rest: u64 = placed[fits..].iter().map(Placed::len).sum();
         let still_reserved = view.reserved.saturating_sub(total);
         let need = FIRST_ENTRY + rest + still_reserved + HEADROOM;
-        if let Some(file) = view.next.take_if(|file| file.capacity >= need) {
+        // What is rolled before it is half full shows that no larger one is needed.
+        let largest = match &start.active {
+            Some(part) if wants_roll && part.end < part.segment.header.capacity / 2 => {
+                part.segment.header.capacity.max(need)
+            }
+            _ => u64::MAX,
+        };
+        let is_fit = |file: &mut Arc<SegmentFile>| (need..=largest).contains(&file.capacity);
+        if let Some(file) = view.next.take_if(is_fit) {
             return Ok((start, Some(file)));
         }
-        let wish = self.next_step(&view);
+        let wish = self.next_step(&view).min(largest);
         drop(view);
         // Without the headroom the append itself still fits; the reservation is refused instead.
         let bare = FIRST_ENTRY + rest + still_reserved;
         let taken = self.shared.pool.take(need, wish.max(need));
-        match taken.or_else(|_| self.shared.pool.take(bare, bare)) {
-            Ok(file) => Ok((start, Some(file))),
-            // A roll is a wish: the active segment will do.
-            Err(Error::Full { .. }) if wants_roll && in_active == placed.len() => Ok((
-                Start {
-                    fits: in_active,
-                    ..start
-                },
-                None,
-            )),
-            Err(error) => Err(error),
+        let error = match taken.or_else(|_| self.shared.pool.take(bare, bare)) {
+            Ok(file) => return Ok((start, Some(file))),
+            Err(error) => error,
+        };
+        if !wants_roll || !matches!(error, Error::Full { .. }) {
+            return Err(error);
         }
+        let mut view = self.view.lock();
+        // Room may have been promised on the file that was too large to be liked.
+        if let Some(file) = view.next.take_if(|file| file.capacity >= need) {
+            return Ok((start, Some(file)));
+        }
+        if in_active < placed.len() {
+            return Err(error);
+        }
+        // A roll is a wish: the active segment will do.
+        view.roll = false;
+        let fits = in_active;
+        Ok((Start { fits, ..start }, None))
     }
 
     /// Capacity of the next segment: twice the active one, within the bounds.

@@ -59,6 +59,7 @@ fn a_queue_group_is_made_changed_seen_and_removed() {
         "--on-key-failure", "block", "--priorities", "weighted", "--max-in-flight", "10",
         "--max-in-flight-per-consumer", "5", "--max-in-flight-per-key", "1", "--rate", "100",
         "--filter", "type^=order.", "--filter", "tenant=a=b", "--filter", "paid?",
+        "--retain-done", "2h",
     ];
     let tried = make(&[&flags[..], &["--dry-run"]].concat()).ok().json();
     let _ = group(&broker, &["describe", "jobs/work"]).with_code(exit::NOT_FOUND);
@@ -71,6 +72,7 @@ fn a_queue_group_is_made_changed_seen_and_removed() {
         "on_key_failure": "block", "priorities": "weighted", "max_in_flight": 10,
         "max_in_flight_per_consumer": 5, "max_in_flight_per_key": 1,
         "messages_per_second": 100, "filter": ["type^=order.", "tenant=a=b", "paid?"],
+        "retain_done_ms": 7_200_000,
     });
     assert_eq!(made["queue"], policy);
     let alter = |flags: &[&str]| {

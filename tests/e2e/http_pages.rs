@@ -137,7 +137,7 @@ fn metrics_say_what_happened() {
         "nothing finer than topics"
     );
     let detailed = parse(http.get("/metrics/detailed?topic=orders").text());
-    assert_eq!(detailed.len(), 4 * 3);
+    assert_eq!(detailed.len(), 6 * 3);
     http.get("/metrics/detailed").names("topic");
     http.get("/metrics/detailed?topic=nope&x=1").names("x");
     assert_eq!(http.get("/metrics/detailed?topic=nope").status, 404);

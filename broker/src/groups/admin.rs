@@ -385,25 +385,7 @@ impl Services {
                 view.groups_of(&live.topic.name).map(|g| g.id).collect()
             };
             for partition in &live.partitions {
-                for group_id in partition.shared().group_ids() {
-                    if known.contains(&group_id) {
-                        continue;
-                    }
-                    let kind = Some(Kind::Forget(true));
-                    let is_queue = partition
-                        .shared()
-                        .with_queues(|queues| queues.get(group_id).is_some());
-                    let forgotten = if is_queue {
-                        forget_queue(partition, group_id).await
-                    } else {
-                        let forgotten = partition.change_position(Move { group_id, kind });
-                        forgotten.await.map(drop)
-                    };
-                    if let Err(refusal) = forgotten {
-                        tracing::warn!(topic = live.topic.name, group_id, %refusal,
-                            "a position of a deleted group stays for now");
-                    }
-                }
+                forget_unknown_groups(partition, &known).await;
             }
         }
     }
@@ -473,6 +455,28 @@ fn parse_group<'a>(topic: &str, name: &'a str) -> Result<&'a str, Refusal> {
         Refusal::invalid("group", why.replace("a topic ", "a group "))
     })?;
     Ok(bare)
+}
+
+/// Forgets what a partition has of groups other than these.
+pub(crate) async fn forget_unknown_groups(partition: &Partition, known: &[u64]) {
+    let shared = partition.shared();
+    for group_id in shared.group_ids() {
+        if known.contains(&group_id) {
+            continue;
+        }
+        let is_queue = shared.with_queues(|queues| queues.get(group_id).is_some());
+        let forgotten = if is_queue {
+            forget_queue(partition, group_id).await
+        } else {
+            let kind = Some(Kind::Forget(true));
+            let forgotten = partition.change_position(Move { group_id, kind });
+            forgotten.await.map(drop)
+        };
+        if let Err(refusal) = forgotten {
+            tracing::warn!(topic = %shared.topic, partition = shared.number, group_id, %refusal,
+                "a position of a deleted group stays for now");
+        }
+    }
 }
 
 /// The queue of a group that is no more is forgotten in this partition.

@@ -73,6 +73,11 @@ impl Groups {
         }
     }
 
+    /// While this is held no group is made, changed or deleted.
+    pub(crate) async fn hold_still(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changing.lock().await
+    }
+
     /// The group's task ends, if nobody can reach it any more but through here.
     fn retire(&self, id: u64, inbox: &mpsc::Receiver<Request>) -> bool {
         let mut active = self.active.lock();

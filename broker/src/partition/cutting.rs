@@ -21,13 +21,14 @@ pub(super) type CutAnswer = oneshot::Sender<Result<bool, Refusal>>;
 impl Owner {
     pub(super) async fn cut(&mut self, cut: Cut, answer: CutAnswer) {
         let data = Command::data(Change::Cut(cut));
-        // As for a trim: it frees space in the end, and a full disk must be an answer.
+        // As for a trim: it frees space in the end, and a full disk must be an answer. But it is
+        // too large for the room that commands have of their own, so what is asked for is kept
+        // until the entry is there.
         let bytes = stored_len(data.payload.len());
         if let Err(refusal) = self.reserve_to_free(bytes) {
             return drop(answer.send(Err(refusal)));
         }
-        self.shared.log.unreserve(bytes);
-        self.propose(data, Waiting::Cut { answer }).await;
+        self.propose(data, Waiting::Cut { answer, bytes }).await;
     }
 }
 

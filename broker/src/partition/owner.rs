@@ -556,7 +556,10 @@ impl Owner {
             Waiting::Trim { answer } => {
                 let _ = answer.send(Ok(self.shared.log_start_offset()));
             }
-            Waiting::Cut { answer } => drop(answer.send(is_made(&reply))),
+            Waiting::Cut { answer, bytes } => {
+                self.shared.log.unreserve(bytes);
+                drop(answer.send(is_made(&reply)));
+            }
             Waiting::Moves(waiters) => self.moves.settle(waiters, &reply),
             Waiting::Steps(waiters) => self.steps.settle(waiters, &reply),
             Waiting::Take { answer } => drop(answer.send(taken_count(&reply))),

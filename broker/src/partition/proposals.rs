@@ -32,6 +32,8 @@ pub(super) enum Waiting {
     },
     Cut {
         answer: CutAnswer,
+        /// What it has reserved in the log.
+        bytes: u64,
     },
     Moves(Vec<MoveAnswer>),
     Steps(Vec<StepAnswer>),
@@ -48,7 +50,7 @@ impl Waiting {
             Waiting::Records(waiters) => answer_all(waiters, why),
             Waiting::Batch { answer, .. } => drop(answer.send(Err(why.clone()))),
             Waiting::Trim { answer } => drop(answer.send(Err(why.clone()))),
-            Waiting::Cut { answer } => drop(answer.send(Err(why.clone()))),
+            Waiting::Cut { answer, .. } => drop(answer.send(Err(why.clone()))),
             Waiting::Moves(waiters) => refuse_moves(waiters, why),
             Waiting::Steps(waiters) => refuse_steps(waiters, why),
             Waiting::Take { answer } => drop(answer.send(Err(why.clone()))),

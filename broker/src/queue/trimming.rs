@@ -10,14 +10,10 @@
 use std::ops::Range;
 
 use super::{
-    events::Event,
-    leased::Leases,
-    offsets::Offsets,
-    pages::Visit,
-    record::Record,
-    settled::Settled,
-    state::State,
+    events::Event, leased::Leases, offsets::Offsets, pages::Visit, record::Record,
+    settled::Settled, state::State,
 };
+use crate::limits::MAX_KEPT_MESSAGES;
 
 impl State {
     /// A queue that has not begun, of a log that begins here.
@@ -102,6 +98,14 @@ impl State {
             if !self.settled.contains(offset) {
                 needed.insert(offset);
             }
+        }
+        let pending = self.dead_numbered_to() - self.dead_written_to();
+        if pending > MAX_KEPT_MESSAGES {
+            // Too many to look at: they leave soon, and until then all are needed.
+            offsets.iter_from(0).for_each(|offset| {
+                needed.insert(offset);
+            });
+            return;
         }
         for (_, dead) in self.dead_letters(0) {
             if offsets.contains(dead.offset) {

@@ -4,6 +4,8 @@
 //! [`super::rule`] and [`super::watch`]. What came between is the partition's to see: it judges
 //! each cut again when it applies it.
 
+use std::ops::Range;
+
 use aqueduct_proto::{
     batch,
     compression::Compression,
@@ -16,6 +18,7 @@ use super::{
     watch::{Wanted, Watch},
 };
 use crate::{
+    error::Refusal,
     groups::start::{Kept, lag_from},
     lanes::decode_from,
     limits::{MAX_KEPT_BYTES, MAX_KEPT_MESSAGES, READ_CHUNK_BYTES},
@@ -32,8 +35,10 @@ use crate::{
 
 /// Bytes that one entry moves aside; one message may be more.
 const AT_A_TIME: u64 = 1 << 20;
-/// Entries of one look.
-const CUTS: usize = 64;
+/// The same on a full disk: commands that free it have little room of their own.
+const AT_A_TIME_FULL: u64 = 64 << 10;
+/// Entries of one look. No group can be made meanwhile.
+const CUTS: usize = 16;
 
 /// The longest time for which a group of these wants messages to stay after they were done.
 pub(super) fn window_ms(groups: &[Group]) -> i64 {
@@ -171,12 +176,13 @@ async fn cut_to(
         shared.log.roll();
     }
     let mut gatherer = Gatherer::new(partition);
+    let mut at_a_time = AT_A_TIME;
     for _ in 0..CUTS {
         let start = shared.log_start_offset();
         if start >= wanted.to {
             return;
         }
-        let (records, before) = gatherer.gather(&keep, start, wanted.to).await;
+        let (records, before) = gatherer.gather(&keep, start..wanted.to, at_a_time).await;
         if before <= start {
             if watch.warns(now_ms) {
                 tracing::warn!(topic = %shared.topic, partition = shared.number, offset = start,
@@ -192,7 +198,16 @@ async fn cut_to(
         match partition.cut(cut).await {
             Ok(true) => {}
             // Somebody needs it again; the next look sees.
-            Ok(false) => return,
+            Ok(false) => {
+                if watch.warns(now_ms) {
+                    tracing::warn!(topic = %shared.topic, partition = shared.number, before,
+                        "the log stays: what could go was needed again when it was to go");
+                }
+                return;
+            }
+            Err(Refusal::DiskFull { .. }) if at_a_time > AT_A_TIME_FULL => {
+                at_a_time = AT_A_TIME_FULL;
+            }
             Err(refusal) => {
                 return tracing::warn!(topic = %shared.topic, partition = shared.number, %refusal,
                     "retention was not applied");
@@ -218,23 +233,30 @@ impl Gatherer<'_> {
         }
     }
 
-    /// Some of `keep` from `start` on, and how far the log can go with them.
-    async fn gather(&mut self, keep: &Offsets, start: u64, to: u64) -> (Vec<KeptRecord>, u64) {
-        let aside = self.shared.with_kept(|kept| kept.size().1);
+    /// Some of `keep` in a range, about so many bytes, and how far the log can go with them.
+    async fn gather(
+        &mut self,
+        keep: &Offsets,
+        range: Range<u64>,
+        at_a_time: u64,
+    ) -> (Vec<KeptRecord>, u64) {
+        let (count, aside) = self.shared.with_kept(|kept| kept.size());
         let (mut records, mut bytes) = (Vec::new(), 0);
-        for offset in keep.iter_from(start).take_while(|offset| *offset < to) {
+        let is_inside = |offset: &u64| *offset < range.end;
+        for offset in keep.iter_from(range.start).take_while(is_inside) {
             let Some(batch) = self.batch_of(offset).await else {
                 return (records, offset);
             };
             let more = bytes + batch.len() as u64;
-            let is_much = more > AT_A_TIME && !records.is_empty();
-            if is_much || aside + more > MAX_KEPT_BYTES {
+            let is_much = more > at_a_time && !records.is_empty();
+            let are_many = count + records.len() as u64 >= MAX_KEPT_MESSAGES;
+            if is_much || are_many || aside + more > MAX_KEPT_BYTES {
                 return (records, offset);
             }
             bytes = more;
             records.push(KeptRecord { offset, batch });
         }
-        (records, to)
+        (records, range.end)
     }
 
     /// The message as a batch of its own, if it can be read.

@@ -16,7 +16,10 @@ use aqueduct_storage::{
 };
 
 use self::watch::Watch;
-use crate::{clock, metadata::groups::Group, partition::Partition, services::Services};
+use crate::{
+    clock, groups::admin::forget_unknown_groups, metadata::groups::Group, partition::Partition,
+    services::Services,
+};
 
 /// Looks at every partition each `interval`, until the node drains.
 pub(crate) async fn run(services: Arc<Services>, interval: Duration) {
@@ -29,15 +32,11 @@ pub(crate) async fn run(services: Arc<Services>, interval: Duration) {
         }
         let mut before = std::mem::take(&mut watches);
         for live in services.topics.all() {
-            let groups: Vec<Group> = {
-                let view = services.metadata.view().read();
-                view.groups_of(&live.topic.name).cloned().collect()
-            };
             for partition in &live.partitions {
                 // Ids of logs are not used again.
                 let id = partition.shared().log.id();
                 let mut watch = before.remove(&id).unwrap_or_default();
-                look_at(partition, &groups, &mut watch, steady.now_ms()).await;
+                look_at(&services, partition, &mut watch, steady.now_ms()).await;
                 watches.insert(id, watch);
             }
             // Other tasks of this thread have their turn between topics.
@@ -48,16 +47,27 @@ pub(crate) async fn run(services: Arc<Services>, interval: Duration) {
     }
 }
 
-async fn look_at(partition: &Partition, groups: &[Group], watch: &mut Watch, now_ms: i64) {
+async fn look_at(services: &Services, partition: &Partition, watch: &mut Watch, now_ms: i64) {
     if partition.unavailable().is_some() {
         return;
     }
+    let groups = || -> Vec<Group> {
+        let view = services.metadata.view().read();
+        view.groups_of(&partition.shared().topic).cloned().collect()
+    };
     if partition.shared().config.load().until_done {
-        done::look_at(partition, groups, watch, now_ms).await;
+        // What a new group needs the partition does not know before its first use, so none is
+        // made between the look and the cut.
+        let still = services.groups.hold_still().await;
+        let groups = groups();
+        let known: Vec<u64> = groups.iter().map(|group| group.id).collect();
+        forget_unknown_groups(partition, &known).await;
+        done::look_at(partition, &groups, watch, now_ms).await;
+        drop(still);
         return partition.drop_trimmed_segments().await;
     }
     // It may have been of the other kind before.
-    done::drop_kept(partition, groups, watch, now_ms).await;
+    done::drop_kept(partition, &groups(), watch, now_ms).await;
     look_by_time(partition).await;
 }
 
@@ -89,7 +99,8 @@ async fn look_by_time(partition: &Partition) {
         }
     }
     let Some(before) = before else { return };
-    if before > shared.log_start_offset() {
+    // It may have become a topic that retains until done meanwhile.
+    if before > shared.log_start_offset() && !shared.config.load().until_done {
         let trimmed = partition.trim(before).await;
         if let Err(refusal) = trimmed {
             return tracing::warn!(topic = %shared.topic, partition = shared.number, %refusal,

@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::queue::offsets::Offsets;
 
-/// Looks that are remembered; while there are so many, no other is.
+/// Looks that are remembered; when there are so many, every second is forgotten, which keeps
+/// messages a little longer.
 const LOOKS: usize = 256;
 /// Nothing comes if nothing was published for so long.
 const IDLE_MS: i64 = 60_000;
@@ -72,7 +73,14 @@ impl Watch {
             self.looks.pop_back();
         }
         let is_new = self.looks.back().is_none_or(|look| look.to < to);
-        if to > 0 && is_new && self.looks.len() < LOOKS {
+        if self.looks.len() >= LOOKS {
+            let mut stays = false;
+            self.looks.retain(|_| {
+                stays = !stays;
+                stays
+            });
+        }
+        if to > 0 && is_new {
             let needed = needed.clone();
             self.looks.push_back(Look {
                 at_ms: now_ms,
