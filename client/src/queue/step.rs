@@ -106,8 +106,10 @@ impl Queue {
     /// # Errors
     /// [`Error::Conflict`] with the reason `LEASE_LOST`: a lease was over; nothing was changed,
     /// and the other jobs of the step are still held. [`Error::Invalid`], [`Error::NotFound`],
-    /// [`Error::TooLarge`] for what cannot be. Unavailable brokers, time-outs and
-    /// [`Error::Unknown`]: nobody knows.
+    /// [`Error::TooLarge`] for what cannot be; [`Error::Exhausted`]: for all that time there was no
+    /// room for the results, and the step was not made. Unavailable brokers, time-outs and
+    /// [`Error::Unknown`]: nobody knows; so it is with every refusal of a step that may have been
+    /// made by a call before.
     pub async fn complete(&self, step: &Step) -> Result<Stepped, Error> {
         step.check()?;
         let since = Instant::now();
@@ -119,9 +121,8 @@ impl Queue {
                     is_unknown |= error.is_unknown();
                     sleep(backoff.next()).await;
                 }
-                Err(error) if error.is_retryable() && is_unknown => {
-                    return Err(Error::unknown(error.message()));
-                }
+                // What is refused now may have been made before, unheard.
+                Err(error) if is_unknown => return Err(Error::unknown(error.message())),
                 other => return other,
             }
         }

@@ -183,18 +183,34 @@ async fn complete(queue: Queue, lease: Lease) -> (Kind, Result<(), Error>) {
             lease.forget();
             (Kind::Done, Ok(()))
         }
-        // Nothing was published, or nobody knows: if it was not made, it comes back.
-        Err(error) if error.is_lease_lost() || error.is_retryable() => {
-            lease.forget();
-            (Kind::Done, Err(error))
-        }
-        Err(error) => {
-            let verdict = Verdict::retry(format!("the results are refused: {}", error.message()));
-            let gone = |_| Err(Error::closed("the worker ended"));
-            let settled = lease.settle_later(verdict).await;
-            (Kind::Failed, settled.unwrap_or_else(gone))
-        }
+        Err(error) => match instead(&error) {
+            None => {
+                lease.forget();
+                (Kind::Done, Err(error))
+            }
+            Some(verdict) => {
+                tracing::warn!(error = error.message(), "the results of a job are refused");
+                let kind = Kind::of(&verdict);
+                let gone = |_| Err(Error::closed("the worker ended"));
+                let settled = lease.settle_later(verdict).await;
+                (kind, settled.unwrap_or_else(gone))
+            }
+        },
     }
+}
+
+/// What becomes of a job whose step was not made; `None`: the lease is over, or nobody knows, and
+/// if the step was not made, the job comes back by itself.
+fn instead(error: &Error) -> Option<Verdict> {
+    if error.is_lease_lost() || error.is_unknown() {
+        return None;
+    }
+    // For certain not made, and the job has not failed: the broker has no room just now.
+    if error.is_retryable() {
+        return Some(Verdict::Release);
+    }
+    let why = format!("the results are refused: {}", error.message());
+    Some(Verdict::retry(why))
 }
 
 /// Runs the handler until it is done, late, or for nothing.
@@ -222,5 +238,32 @@ fn count(counters: &Counters, (kind, result): (Kind, Result<(), Error>)) {
             tracing::warn!(error = error.message(), "a verdict had no effect");
             counters.lost();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Detail;
+
+    #[test]
+    fn a_job_whose_results_have_no_room_is_given_back_and_has_not_failed() {
+        let detail = || Arc::new(Detail::default());
+        let full = Error::Exhausted {
+            retry_after: None,
+            detail: detail(),
+        };
+        assert_eq!(instead(&full), Some(Verdict::Release));
+        for nobody_knows in [
+            Error::Unknown(detail()),
+            Error::Unavailable(detail()),
+            Error::Timeout(detail()),
+            Error::lease_lost((0, 1)),
+        ] {
+            assert_eq!(instead(&nobody_knows), None);
+        }
+        let refused = instead(&Error::invalid("no such topic"));
+        let why = "the results are refused: no such topic";
+        assert_eq!(refused, Some(Verdict::retry(why)));
     }
 }
