@@ -56,6 +56,9 @@ pub const MAX_NAMED_PRODUCERS: usize = 100_000;
 /// one for each pair of partitions between which dead letters were redriven, and for each between
 /// which steps published.
 pub const MAX_INTERNAL_PRODUCERS: usize = 100_000;
+/// Of them, so many that steps may still ask for new ones: beyond, steps that publish to a partition
+/// that theirs never published to are refused, so that dead letters have some left.
+pub const MAX_RESULT_PRODUCERS: usize = MAX_INTERNAL_PRODUCERS / 2;
 /// Nameless producers remembered per partition; beyond, the longest unseen go.
 pub const MAX_PRODUCERS_PER_PARTITION: usize = 10_000;
 /// Runs of sequences remembered per producer and partition: how far back a repeated batch is
@@ -108,8 +111,11 @@ pub const MAX_STEP_BYTES: u64 = 8 << 20;
 /// Results of a queue group and partition that wait to be published; beyond, steps with results
 /// are refused.
 pub const MAX_RESULTS_WAITING: u64 = 10_000;
-/// Their bytes, with 128 for each; as above.
+/// Their bytes, with 128 for each and 64 for each of its headers; as above, and one step may not have
+/// more.
 pub const MAX_RESULT_BYTES_WAITING: u64 = 16 << 20;
+/// The same of all queue groups of a node together, above which steps with results are refused.
+pub const MAX_NODE_RESULT_BYTES_WAITING: u64 = 256 << 20;
 /// Partitions of other topics, or its own, that the steps of a queue group and partition publish
 /// to.
 pub const MAX_RESULT_TARGETS: usize = 1_000;

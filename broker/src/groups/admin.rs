@@ -316,6 +316,7 @@ impl Services {
         if group.queue.is_some() && !validate_only {
             // Before the lock: this may take a while.
             self.copy_dead_letters(&group).await?;
+            self.await_results(&group).await;
         }
         let _changing = self.groups.changing.lock().await;
         let group = self.group(topic, name)?;

@@ -29,6 +29,15 @@ pub(crate) struct StepId {
 }
 
 impl StepId {
+    /// Of this many messages, of which this is the first.
+    pub(crate) fn new((offset, lease): (u64, u64), count: u64) -> StepId {
+        StepId {
+            offset,
+            lease,
+            count,
+        }
+    }
+
     /// Of these verdicts; `None` if there are none.
     pub(crate) fn of(verdicts: &Verdicts) -> Option<StepId> {
         let first = verdicts.verdicts.first()?;
@@ -338,7 +347,9 @@ mod tests {
             consumer: None,
             verdicts,
         };
-        StepId::of(&verdicts).unwrap()
+        let id = StepId::of(&verdicts).unwrap();
+        assert_eq!(id, StepId::new((10, lease), 4));
+        id
     }
 
     fn again(outbox: &Outbox) -> Outbox {

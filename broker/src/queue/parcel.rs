@@ -74,6 +74,8 @@ pub(crate) struct WrittenLine {
 
 /// What a result takes beside its bytes while it waits.
 const PARCEL_COST: u64 = 128;
+/// The same of each of its headers.
+const HEADER_COST: u64 = 64;
 
 impl Parcel {
     pub(crate) fn target(&self) -> Target {
@@ -85,7 +87,8 @@ impl Parcel {
 
     /// What it is charged while it waits, bytes.
     pub(crate) fn cost(&self) -> u64 {
-        self.encoded_len() as u64 + PARCEL_COST
+        let headers = self.headers.len() as u64 * HEADER_COST;
+        self.encoded_len() as u64 + PARCEL_COST + headers
     }
 }
 

@@ -14,10 +14,10 @@ use super::{Request, Settled, Wanted, Wish, driver::Driver, lane::Lane, stopped,
 use crate::{
     error::Refusal,
     limits::{
-        MAX_RESULT_BYTES_WAITING, MAX_RESULT_TARGETS, MAX_RESULTS_WAITING, MAX_SETTLEMENTS,
-        MAX_STEP_BYTES,
+        MAX_NODE_RESULT_BYTES_WAITING, MAX_RESULT_BYTES_WAITING, MAX_RESULT_PRODUCERS,
+        MAX_RESULT_TARGETS, MAX_RESULTS_WAITING, MAX_SETTLEMENTS, MAX_STEP_BYTES,
     },
-    partition::Permit,
+    partition::{Partition, Permit},
     publish::{Addressed, NewResult},
     queue::{
         command::{Reply, Status, Verdicts},
@@ -91,6 +91,11 @@ impl Completing {
         });
     }
 
+    fn is_of(&self, lane: usize) -> bool {
+        let first = self.wishes.first();
+        first.is_none_or(|wish| wish.partition as usize == lane)
+    }
+
     fn targets(&self) -> impl Iterator<Item = Target> + '_ {
         self.results.iter().map(Parcel::target)
     }
@@ -119,17 +124,17 @@ impl Driver {
 
     /// The steps of this round for a partition; those that have to wait stay.
     pub(super) fn take_steps(&mut self, lane: usize) -> Vec<Completing> {
-        if self.completing.is_empty() || self.lanes[lane].judges_blindly(&self.policy) {
+        if self.completing.is_empty() {
+            return Vec::new();
+        }
+        if self.lanes[lane].judges_blindly(&self.policy) {
+            self.refuse_steps_of_blind(lane);
             return Vec::new();
         }
         let end = self.lanes[lane].partition.shared().high_watermark();
         let (mut taken, mut messages, mut bytes) = (Vec::new(), 0, 0);
         for step in std::mem::take(&mut self.completing) {
-            let is_ours = step
-                .wishes
-                .first()
-                .is_none_or(|w| w.partition as usize == lane);
-            if !is_ours || messages >= MOST_AT_A_TIME.0 || bytes >= MOST_AT_A_TIME.1 {
+            if !step.is_of(lane) || messages >= MOST_AT_A_TIME.0 || bytes >= MOST_AT_A_TIME.1 {
                 self.completing.push(step);
                 continue;
             }
@@ -143,6 +148,21 @@ impl Driver {
             taken.push(step);
         }
         taken
+    }
+
+    /// Steps with results hold room of the node's publishes: they do not wait for long. Those
+    /// without stay.
+    fn refuse_steps_of_blind(&mut self, lane: usize) {
+        let why = Refusal::Unavailable {
+            why: format!("the queue still reads partition {lane} to know the keys of its messages"),
+        };
+        for step in std::mem::take(&mut self.completing) {
+            if step.is_of(lane) && !step.results.is_empty() {
+                step.refuse(&why);
+            } else {
+                self.completing.push(step);
+            }
+        }
     }
 
     pub(super) fn refuse_steps(&mut self, why: &Refusal) {
@@ -253,7 +273,12 @@ impl Lane {
                 let (teller, arrivals) = mpsc::unbounded_channel();
                 let numbers = reply.numbers.iter().copied();
                 for (place, (target, number)) in step.targets().zip(numbers).enumerate() {
-                    self.couriers.tell(target, number, (place, teller.clone()));
+                    // What its deleted topic has taken along is told of to nobody.
+                    let waits = |outbox: &Outbox| outbox.has_target(target);
+                    if self.with_outbox(waits) == Some(true) {
+                        let place = (place, teller.clone());
+                        self.couriers.tell(target, number, place);
+                    }
                 }
                 let judged = Judged {
                     settled,
@@ -305,7 +330,64 @@ fn one_partition(wishes: &[Wish]) -> Result<u32, Refusal> {
     Ok(first.partition)
 }
 
+/// Whether a step like this was made. What was applied is durable.
+fn was_made(partition: &Partition, group_id: u64, wishes: &[Wish]) -> bool {
+    let Some(first) = wishes.first() else {
+        return false;
+    };
+    let id = StepId::new((first.offset, first.lease), wishes.len() as u64);
+    let shared = partition.shared();
+    shared.with_queues(|queues| {
+        let state = queues.get(group_id);
+        state.is_some_and(|state| state.outbox().knows(&id))
+    })
+}
+
+/// Whether a step's new targets, if it has any, may get producers, where the node has so many.
+fn check_producers(count: usize, has_new: impl FnOnce() -> bool) -> Result<(), Refusal> {
+    if count < MAX_RESULT_PRODUCERS || !has_new() {
+        return Ok(());
+    }
+    Err(Refusal::LimitReached {
+        what: "producers of the broker's own, with which steps may publish to further partitions"
+            .into(),
+        limit: MAX_RESULT_PRODUCERS as u64,
+    })
+}
+
 impl Services {
+    /// Whether the node takes these results, with all that it has.
+    fn check_results(
+        &self,
+        (partition, group_id): (&Partition, u64),
+        results: &[Parcel],
+    ) -> Result<(), Refusal> {
+        let (value, limit) = (Waiting::of(results).bytes, MAX_RESULT_BYTES_WAITING);
+        if value > limit {
+            return Err(Refusal::TooLarge {
+                what: "results, with what each takes beside its bytes,".into(),
+                bytes: value,
+                limit,
+            });
+        }
+        let value = self.work.result_bytes();
+        if value > MAX_NODE_RESULT_BYTES_WAITING && !results.is_empty() {
+            return Err(Refusal::ResultsFull {
+                what: "bytes of the node".into(),
+                value,
+                limit: MAX_NODE_RESULT_BYTES_WAITING,
+            });
+        }
+        let count = self.metadata.view().read().internals.len();
+        check_producers(count, || {
+            partition.shared().with_queues(|queues| {
+                let outbox = queues.get(group_id).map(|state| state.outbox());
+                let knows = |parcel: &Parcel| outbox.is_some_and(|o| o.has_target(parcel.target()));
+                !results.iter().all(knows)
+            })
+        })
+    }
+
     /// Makes all verdicts of a step and publishes its results, or does nothing. Answers when both
     /// are durable and the results in their topics, or, if that takes long, on their way.
     ///
@@ -320,7 +402,16 @@ impl Services {
         let group = self.group(topic, group)?;
         let (driver, _) = self.driver(&group)?;
         let number = one_partition(&wishes)?;
-        self.topics.get(&group.topic)?.partition(number)?;
+        let live = self.topics.get(&group.topic)?;
+        let partition = live.partition(number)?;
+        // First of all: whatever its results would meet now, it was made.
+        if was_made(partition, group.id, &wishes) {
+            return Ok(Completed {
+                settled: wishes.iter().map(|_| Ok(())).collect(),
+                published: Vec::new(),
+                is_repeated: true,
+            });
+        }
         let addressed = self.address(results).await?;
         let (mut published, mut results) = (Vec::new(), Vec::new());
         for Addressed { topic, parcel } in addressed {
@@ -331,6 +422,7 @@ impl Services {
             });
             results.push(parcel);
         }
+        self.check_results((partition, group.id), &results)?;
         let bytes = usize::try_from(Waiting::of(&results).bytes).unwrap_or(usize::MAX);
         let (answer, answered) = oneshot::channel();
         let step = Completing {
@@ -387,5 +479,14 @@ mod tests {
         assert!(refused(&extension).starts_with("settlements[0].extend: "));
         let many = vec![wish(3, Wanted::Ack); MAX_SETTLEMENTS + 1];
         assert!(refused(&many).contains("10001 is above the limit of 10000"));
+    }
+
+    #[test]
+    fn half_of_the_producers_are_not_for_new_targets_of_steps() {
+        let limit = MAX_RESULT_PRODUCERS;
+        assert_eq!(check_producers(limit - 1, || true), Ok(()));
+        assert_eq!(check_producers(limit, || false), Ok(()));
+        let refused = check_producers(limit, || true).unwrap_err();
+        assert_eq!(refused.kind().1, "LIMIT_REACHED");
     }
 }

@@ -19,7 +19,12 @@ use std::{
 use aqueduct_proto::{batch::Batch, compression::Compression, record::BatchBuilder};
 use tokio::sync::oneshot;
 
-use super::{driver::Driver, lane::Lane, reading::Reader, rest::Rest};
+use super::{
+    driver::Driver,
+    lane::Lane,
+    reading::Reader,
+    rest::{Rest, changed_nothing},
+};
 use crate::{
     clock,
     dead::letter::{Death, copy_headers},
@@ -57,7 +62,8 @@ struct Ready {
     base: u64,
 }
 
-/// Carries copies of one partition's dead letters; begins anew after every error.
+/// Carries copies of one partition's dead letters; begins anew after every error that may have
+/// changed something.
 pub(super) struct Courier {
     services: Arc<Services>,
     group_id: u64,
@@ -68,8 +74,14 @@ pub(super) struct Courier {
     ready: Option<Ready>,
 }
 
-/// What came of a batch of copies: its courier, and the number up to which copies are written.
-pub(super) type Carried = Result<(Courier, u64), Refusal>;
+/// What came of a batch of copies.
+pub(super) struct Carried {
+    /// `None`: the next one begins anew.
+    courier: Option<Courier>,
+    /// The number up to which copies are written for certain.
+    done_to: u64,
+    outcome: Result<(), Refusal>,
+}
 
 /// How far a lane's copies are.
 #[derive(Default)]
@@ -106,20 +118,14 @@ impl Copies {
     /// Why there are no copies; they are tried again after a rest.
     pub(super) fn conclude(&mut self, carried: Carried) -> Result<(), Refusal> {
         self.is_on_its_way = false;
-        match carried {
-            Ok((courier, done_to)) => {
-                self.courier = Some(courier);
-                self.done_to = self.done_to.max(done_to);
-                self.rest = Rest::default();
-                self.problem = None;
-                Ok(())
-            }
-            Err(refusal) => {
-                self.rest.begin(clock::monotonic_ms());
-                self.problem = Some(refusal.clone());
-                Err(refusal)
-            }
+        self.courier = carried.courier;
+        self.done_to = self.done_to.max(carried.done_to);
+        match &carried.outcome {
+            Ok(()) => self.rest = Rest::default(),
+            Err(_) => self.rest.begin(clock::monotonic_ms()),
         }
+        self.problem = carried.outcome.clone().err();
+        carried.outcome
     }
 }
 
@@ -246,14 +252,41 @@ impl Driver {
 impl Courier {
     /// Writes copies of some of these letters, which follow the number `from`.
     async fn carry(mut self, from: u64, letters: Vec<Letter>) -> Carried {
-        let (ready, copied_to) = match self.ready.take() {
-            Some(ready) => (ready, from),
-            None => self.make_ready(from).await?,
+        let made = match self.ready.take() {
+            Some(ready) => Ok((ready, from)),
+            None => self.make_ready(from).await,
+        };
+        let (ready, copied_to) = match made {
+            Ok(made) => made,
+            Err(refusal) => {
+                return Carried {
+                    courier: None,
+                    done_to: 0,
+                    outcome: Err(refusal),
+                };
+            }
         };
         let letters = letters.into_iter().filter(|l| l.number > copied_to);
-        let Some((batch, last)) = self.batch(&ready, letters.collect()).await? else {
-            self.ready = Some(ready);
-            return Ok((self, copied_to));
+        let copied = self.copy(&ready, letters.collect()).await;
+        self.ready = Some(ready);
+        match copied {
+            Ok(last) => Carried {
+                courier: Some(self),
+                done_to: last.unwrap_or(copied_to),
+                outcome: Ok(()),
+            },
+            Err(refusal) => Carried {
+                courier: changed_nothing(&refusal).then_some(self),
+                done_to: copied_to,
+                outcome: Err(refusal),
+            },
+        }
+    }
+
+    /// Writes copies of some of these; the number of the last.
+    async fn copy(&mut self, ready: &Ready, letters: Vec<Letter>) -> Result<Option<u64>, Refusal> {
+        let Some((batch, last)) = self.batch(ready, letters).await? else {
+            return Ok(None);
         };
         let permit = self.services.admit(batch.bytes().len()).await?;
         let (answer, answered) = oneshot::channel();
@@ -268,8 +301,7 @@ impl Courier {
             why: "the dead-letter topic closed".into(),
         })?;
         stored?;
-        self.ready = Some(ready);
-        Ok((self, last))
+        Ok(Some(last))
     }
 
     /// The dead-letter topic, a producer that fences every earlier one, and how far they came.

@@ -72,6 +72,7 @@ use crate::{
     lanes::Credit,
     limits,
     metadata::groups::Group,
+    partition::Partition,
     queue::{policy::Policy, time::Now},
     services::Services,
 };
@@ -174,6 +175,8 @@ pub(crate) struct Work {
     times: Mutex<HashMap<u64, Steady>>,
     /// One for each partition that is attended without consumers.
     places: Arc<Semaphore>,
+    /// Bytes of results that wait, by group; nothing for one that has none.
+    results: Mutex<HashMap<u64, u64>>,
 }
 
 impl Default for Work {
@@ -182,6 +185,7 @@ impl Default for Work {
             active: Mutex::default(),
             times: Mutex::default(),
             places: Arc::new(Semaphore::new(limits::MAX_ATTENDED_PARTITIONS)),
+            results: Mutex::default(),
         }
     }
 }
@@ -195,6 +199,7 @@ impl Work {
         if unreached {
             leave();
             active.remove(&id);
+            self.note_results(id, 0);
         }
         unreached
     }
@@ -218,6 +223,21 @@ impl Work {
 
     fn remove(&self, id: u64) {
         self.active.lock().remove(&id);
+        self.note_results(id, 0);
+    }
+
+    /// So many bytes of the group's results wait.
+    fn note_results(&self, id: u64, bytes: u64) {
+        let mut results = self.results.lock();
+        match bytes {
+            0 => results.remove(&id),
+            _ => results.insert(id, bytes),
+        };
+    }
+
+    /// Bytes of results that wait in all groups, as of their last rounds.
+    pub(crate) fn result_bytes(&self) -> u64 {
+        self.results.lock().values().sum()
     }
 
     /// The way to the group's task, if it has one.
@@ -442,22 +462,33 @@ impl Services {
         answered.await.map_err(|_| stopped())?
     }
 
-    /// Ends the task of a queue group for good. Results of steps that wait are published before,
-    /// if that does not take long.
-    pub(crate) async fn close_queue(self: &Arc<Self>, group: &Group) -> Result<(), Refusal> {
+    /// Waits until the results of a queue group's steps are published, if that does not take long.
+    pub(crate) async fn await_results(&self, group: &Group) {
         let until = Instant::now() + CLOSING;
-        loop {
-            let (driver, _) = self.driver(group)?;
-            let (answer, answered) = oneshot::channel();
-            let close = Request::Close { answer };
-            driver.send(close).await.map_err(|_| stopped())?;
-            match answered.await.map_err(|_| stopped())? {
-                Err(Refusal::ResultsWaiting { .. }) if Instant::now() < until => {
-                    tokio::time::sleep(CLOSING / 40).await;
-                }
-                other => return other,
-            }
+        let wait = |partition: &Partition| {
+            partition.shared().with_queues(|queues| {
+                let state = queues.get(group.id);
+                state.is_some_and(|state| state.outbox().waiting().results > 0)
+            })
+        };
+        while Instant::now() < until
+            && let Ok(live) = self.topics.get(&group.topic)
+            && live.partitions.iter().any(wait)
+        {
+            tokio::time::sleep(CLOSING / 40).await;
         }
+    }
+
+    /// Ends the task of a queue group for good.
+    ///
+    /// # Errors
+    /// If somebody works, or something of it has to be published before.
+    pub(crate) async fn close_queue(self: &Arc<Self>, group: &Group) -> Result<(), Refusal> {
+        let (driver, _) = self.driver(group)?;
+        let (answer, answered) = oneshot::channel();
+        let close = Request::Close { answer };
+        driver.send(close).await.map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())?
     }
 
     /// Starts the tasks of all queue groups: those with nothing to do end again. What a crash

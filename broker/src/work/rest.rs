@@ -1,4 +1,7 @@
-//! How long what failed is left alone before it is tried again. Pure.
+//! How long what failed is left alone before it is tried again, and whether it changed anything.
+//! Pure.
+
+use crate::error::Refusal;
 
 /// How long copies are left alone after an error: longer each time, and nothing else of the
 /// partition waits meanwhile.
@@ -22,6 +25,19 @@ impl Rest {
         let left = self.until_ms.saturating_sub(now_ms);
         (left > 0).then_some(left)
     }
+}
+
+/// After this refusal of a batch its producer and the partition are as they were: the same producer
+/// goes on. A new one would be an entry in the metadata, and that for each try on a full disk.
+pub(super) fn changed_nothing(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::DiskFull { .. }
+            | Refusal::PartitionDamaged { .. }
+            | Refusal::LimitReached { .. }
+            | Refusal::TooLarge { .. }
+            | Refusal::BadBatch { .. }
+    )
 }
 
 #[cfg(test)]

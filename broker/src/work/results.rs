@@ -20,7 +20,13 @@ use aqueduct_proto::{
 };
 use tokio::sync::oneshot;
 
-use super::{beside::Done, complete::Arrivals, driver::Driver, lane::Lane, rest::Rest};
+use super::{
+    beside::Done,
+    complete::Arrivals,
+    driver::Driver,
+    lane::Lane,
+    rest::{Rest, changed_nothing},
+};
 use crate::{
     clock,
     error::Refusal,
@@ -51,7 +57,7 @@ struct Ready {
     target: Partition,
 }
 
-/// What is known here of one target; begins anew after every error.
+/// What is known here of one target; begins anew after every error that may have changed it.
 #[derive(Default)]
 struct Courier {
     ready: Option<Ready>,
@@ -85,14 +91,12 @@ struct Package {
 pub(super) struct Delivered {
     lane: usize,
     target: Target,
-    outcome: Result<Arrived, Lost>,
-}
-
-struct Arrived {
-    ready: Ready,
+    /// `None`: the next batch needs a producer of a later epoch.
+    ready: Option<Ready>,
+    /// Results up to this are there for certain.
     stored_to: u64,
     /// Number and offset of the first that was stored now.
-    base: Option<(u64, u64)>,
+    outcome: Result<Option<(u64, u64)>, Lost>,
 }
 
 enum Lost {
@@ -137,8 +141,9 @@ impl Couriers {
         outbox.busy().filter_map(left).min()
     }
 
-    /// Targets that have something to be sent, and from which number on.
-    fn due(&mut self, outbox: &Outbox) -> Vec<(Target, u64)> {
+    /// Targets that have something to be sent, and from which number on; another one first each
+    /// turn, so that none is always the last.
+    fn due(&mut self, outbox: &Outbox, turn: usize) -> Vec<(Target, u64)> {
         self.known
             .retain(|target, courier| courier.is_away || outbox.has_target(*target));
         let now_ms = clock::monotonic_ms();
@@ -154,18 +159,13 @@ impl Couriers {
                 due.push((target, from));
             }
         }
+        let first = turn.checked_rem(due.len()).unwrap_or(0);
+        due.rotate_left(first);
         due
     }
 
-    fn arrived(&mut self, target: Target, arrived: Arrived) {
-        let Arrived {
-            ready,
-            stored_to,
-            base,
-        } = arrived;
+    fn arrived(&mut self, target: Target, stored_to: u64, base: Option<(u64, u64)>) {
         let courier = self.known.entry(target).or_default();
-        courier.ready = Some(ready);
-        courier.stored_to = stored_to;
         courier.rest = Rest::default();
         let whose = (target, 0)..=(target, stored_to);
         let numbers: Vec<u64> = self.told.range(whose).map(|((_, n), _)| *n).collect();
@@ -187,7 +187,7 @@ impl Lane {
         self.with_outbox(|outbox| self.couriers.rest_ms(outbox))?
     }
 
-    fn with_outbox<T>(&self, look: impl FnOnce(&Outbox) -> T) -> Option<T> {
+    pub(super) fn with_outbox<T>(&self, look: impl FnOnce(&Outbox) -> T) -> Option<T> {
         let shared = self.partition.shared();
         shared.with_queues(|queues| Some(look(queues.get(self.group_id)?.outbox())))
     }
@@ -199,7 +199,7 @@ impl Lane {
     }
 
     /// Batches that can leave now, at most so many.
-    fn packages(&mut self, most: usize, from_topic: u64) -> Vec<Package> {
+    fn packages(&mut self, (most, turn): (usize, usize), from_topic: u64) -> Vec<Package> {
         let (id, number) = (self.group_id, self.number);
         let couriers = &mut self.couriers;
         self.partition.shared().with_queues(|queues| {
@@ -207,7 +207,7 @@ impl Lane {
                 return Vec::new();
             };
             let outbox = state.outbox();
-            let due = couriers.due(outbox).into_iter().take(most);
+            let due = couriers.due(outbox, turn).into_iter().take(most);
             let package = |(target, first): (Target, u64)| {
                 let courier = couriers.known.entry(target).or_default();
                 courier.is_away = true;
@@ -249,36 +249,38 @@ impl Driver {
     /// Sends what can be sent; nothing waits for it.
     pub(super) fn send_results(&mut self) {
         let from_topic = self.live.topic.id;
-        for lane in 0..self.lanes.len() {
+        let (lanes, turn, mut bytes) = (self.lanes.len(), self.turn, 0);
+        for lane in (0..lanes).map(|lane| (lane + turn) % lanes) {
+            let waiting = self.lanes[lane].with_outbox(Outbox::waiting);
+            bytes += waiting.unwrap_or_default().bytes;
             let room = MOST_AWAY.saturating_sub(self.results_away);
-            for package in self.lanes[lane].packages(room, from_topic) {
+            for package in self.lanes[lane].packages((room, turn), from_topic) {
                 self.results_away += 1;
                 let services = self.services.clone();
-                self.beside.start(async move {
-                    let target = package.target;
-                    let outcome = deliver(&services, package).await;
-                    Done::Results(Delivered {
-                        lane,
-                        target,
-                        outcome,
-                    })
-                });
+                let delivering = async move { deliver(&services, lane, package).await };
+                self.beside
+                    .start(async move { Done::Results(delivering.await) });
             }
         }
+        self.services.work.note_results(self.group.id, bytes);
     }
 
     pub(super) fn results_came(&mut self, delivered: Delivered) {
         let Delivered {
             lane,
             target,
+            ready,
+            stored_to,
             outcome,
         } = delivered;
         self.results_away -= 1;
         let couriers = &mut self.lanes[lane].couriers;
         let courier = couriers.known.entry(target).or_default();
         courier.is_away = false;
+        courier.ready = ready;
+        courier.stored_to = courier.stored_to.max(stored_to);
         match outcome {
-            Ok(arrived) => couriers.arrived(target, arrived),
+            Ok(base) => couriers.arrived(target, stored_to, base),
             Err(Lost::Gone) => self.target_is_gone(lane, target),
             Err(Lost::Not(refusal)) => {
                 tracing::warn!(group = self.group.name, partition = lane, topic = target.topic_id,
@@ -311,26 +313,29 @@ impl Driver {
 
     /// Topics were deleted, perhaps: their results go nowhere.
     pub(super) fn look_at_targets(&mut self) {
-        let services = self.services.clone();
-        let view = services.metadata.view();
-        for lane in 0..self.lanes.len() {
-            let targets = self.lanes[lane].with_outbox(|outbox| outbox.targets().collect());
-            let targets: Vec<Target> = targets.unwrap_or_default();
-            if targets.is_empty() {
-                continue;
-            }
-            let known: HashSet<u64> = view.read().topics.values().map(|it| it.id).collect();
-            for target in targets {
-                if !known.contains(&target.topic_id) {
-                    self.target_is_gone(lane, target);
-                }
+        let of_lane = |(n, lane): (usize, &Lane)| {
+            let targets = |outbox: &Outbox| outbox.targets().map(|it| (n, it)).collect();
+            lane.with_outbox(targets).unwrap_or_default()
+        };
+        let lanes = self.lanes.iter().enumerate();
+        let targets: Vec<Vec<(usize, Target)>> = lanes.map(of_lane).collect();
+        if targets.iter().all(Vec::is_empty) {
+            return;
+        }
+        let known: HashSet<u64> = {
+            let view = self.services.metadata.view().read();
+            view.topics.values().map(|it| it.id).collect()
+        };
+        for (lane, target) in targets.into_iter().flatten() {
+            if !known.contains(&target.topic_id) {
+                self.target_is_gone(lane, target);
             }
         }
     }
 }
 
 /// Stores a batch in its target.
-async fn deliver(services: &Arc<Services>, package: Package) -> Result<Arrived, Lost> {
+async fn deliver(services: &Arc<Services>, lane: usize, package: Package) -> Delivered {
     let Package {
         init,
         target,
@@ -338,26 +343,55 @@ async fn deliver(services: &Arc<Services>, package: Package) -> Result<Arrived, 
         first,
         mut parcels,
     } = package;
-    let (ready, stored) = match ready {
-        Some(ready) => (ready, first - 1),
-        None => make_ready(services, init, target).await?,
+    let made = match ready {
+        Some(ready) => Ok((ready, first - 1)),
+        None => make_ready(services, init, target).await,
+    };
+    let (ready, stored_to) = match made {
+        Ok(made) => made,
+        Err(lost) => {
+            return Delivered {
+                lane,
+                target,
+                ready: None,
+                stored_to: 0,
+                outcome: Err(lost),
+            };
+        }
     };
     let last = first - 1 + parcels.len() as u64;
     // What somebody before has stored.
-    let done = stored.saturating_sub(first - 1).min(parcels.len() as u64);
+    let done = stored_to.saturating_sub(first - 1);
+    let done = done.min(parcels.len() as u64);
     parcels.drain(..usize::try_from(done).unwrap_or(0));
-    let first = first + done;
-    if parcels.is_empty() {
-        return Ok(Arrived {
-            ready,
-            stored_to: last.max(stored),
-            base: None,
-        });
+    let outcome = match parcels.is_empty() {
+        true => Ok(None),
+        false => store(services, &ready, first + done, &parcels).await,
+    };
+    let stays = outcome.as_ref().err().is_none_or(changed_nothing);
+    Delivered {
+        lane,
+        target,
+        ready: stays.then_some(ready),
+        stored_to: match outcome {
+            Ok(_) => last.max(stored_to),
+            Err(_) => stored_to,
+        },
+        outcome: outcome.map_err(Lost::Not),
     }
+}
+
+/// Number and offset of the first, unless they were there.
+async fn store(
+    services: &Services,
+    ready: &Ready,
+    first: u64,
+    parcels: &[Parcel],
+) -> Result<Option<(u64, u64)>, Refusal> {
     let bytes: u64 = parcels.iter().map(Parcel::cost).sum();
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     let permit = services.admit(bytes).await?;
-    let batch = batch(&ready, first, &parcels).map_err(|error| Refusal::BadBatch {
+    let batch = batch(ready, first, parcels).map_err(|error| Refusal::BadBatch {
         why: error.to_string(),
     })?;
     let (count, bytes) = (u64::from(batch.count()), batch.bytes().len() as u64);
@@ -375,11 +409,7 @@ async fn deliver(services: &Arc<Services>, package: Package) -> Result<Arrived, 
     })?;
     let Stored { offset, duplicate } = stored?;
     services.stats.received(&ready.live.traffic, count, bytes);
-    Ok(Arrived {
-        ready,
-        stored_to: last,
-        base: (!duplicate).then_some((first, offset)),
-    })
+    Ok((!duplicate).then_some((first, offset)))
 }
 
 /// The target, a producer that fences every earlier one, and how far they came.

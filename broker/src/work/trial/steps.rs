@@ -4,6 +4,7 @@ use futures::future::join_all;
 
 use super::*;
 use crate::{
+    limits::MAX_NODE_RESULT_BYTES_WAITING,
     metadata::groups::Group,
     publish::{Incoming, NewResult},
     work::complete::Completed,
@@ -136,4 +137,45 @@ async fn results_that_wait_are_bounded() {
     assert!(scene.complete(&jobs[3], 1_000).await.unwrap().is_repeated);
     assert!(is_made(&scene.complete(&jobs[10], 0).await.unwrap()));
     assert_eq!(scene.results().await.0, 10_000);
+}
+
+#[tokio::test]
+async fn a_step_that_was_made_is_known_also_when_its_topic_is_gone() {
+    let scene = Scene::new(1, Policy::default()).await;
+    scene.target(false).await;
+    scene.publish(0, 2).await;
+    let jobs = scene.lease(2).await;
+    assert!(is_made(&scene.complete(&jobs[0], 2).await.unwrap()));
+    scene.services.topics.delete(TARGET, false).await.unwrap();
+    let again = scene.complete(&jobs[0], 2).await.unwrap();
+    assert!(again.is_repeated && all_done(&again.settled) && again.published.is_empty());
+    let refused = scene.complete(&jobs[1], 1).await.err();
+    assert!(matches!(refused, Some(Refusal::TopicNotFound { .. })));
+}
+
+#[tokio::test]
+async fn results_of_all_groups_together_are_bounded() {
+    let scene = Scene::new(1, Policy::default()).await;
+    scene.target(true).await;
+    scene.publish(0, 3).await;
+    let jobs = scene.lease(3).await;
+    let work = &scene.services.work;
+    assert!(is_made(&scene.complete(&jobs[0], 3).await.unwrap()));
+    let until = Instant::now() + PATIENCE;
+    while work.result_bytes() == 0 {
+        assert!(Instant::now() < until, "nothing was noted");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (other, limit) = (u64::MAX, MAX_NODE_RESULT_BYTES_WAITING);
+    work.note_results(other, limit);
+    let refused = scene.complete(&jobs[1], 1).await.err();
+    let Some(Refusal::ResultsFull { what, value, .. }) = refused else {
+        panic!("it was taken");
+    };
+    assert!(what == "bytes of the node" && value > limit);
+    // One that was made is known all the same, and what needs no room is made.
+    assert!(scene.complete(&jobs[0], 3).await.unwrap().is_repeated);
+    assert!(is_made(&scene.complete(&jobs[1], 0).await.unwrap()));
+    work.note_results(other, 0);
+    assert!(is_made(&scene.complete(&jobs[2], 1).await.unwrap()));
 }
