@@ -294,3 +294,21 @@ fn without_a_command_messages_are_printed_and_acknowledged() {
     let left = sub(&["--idle", "1s"]).ok().stdout;
     assert_eq!(format!("{printed}{left}"), "late\n");
 }
+
+#[test]
+fn output_that_is_not_whole_is_no_result() {
+    let here = Script::new(30);
+    here.broker.create("done", 1);
+    publish(&here.broker, &["one"]);
+    let script = r#"
+        echo "$AQUEDUCT_ATTEMPT [$AQUEDUCT_LAST_ERROR]" >> "$LOG"
+        test "$AQUEDUCT_ATTEMPT" = 2 && echo whole && exit 0
+        echo part; (sleep 5; echo rest) 2>/dev/null & exit 0
+    "#;
+    here.work(script, &["--results", "done"]);
+    let why = "its output was not at its end when it had ended";
+    assert_eq!(here.lines(), ["1 []", &format!("2 [{why}]")]);
+    let results = here.broker.cli.run(&["sub", "done", "-o", "jsonl"]).ok();
+    assert_eq!(results.stdout.lines().count(), 1, "{}", results.stdout);
+    assert_eq!(results.last_json()["value"], "whole\n");
+}

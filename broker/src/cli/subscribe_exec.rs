@@ -206,6 +206,7 @@ async fn run_job(
     } = attend(&mut child, &job).await?;
     running.0 = None;
     exec_job::outcome(status, &last_line)?;
+    let output = output.map_err(Failure::retry)?;
     if let Some(topic) = results.filter(|_| !output.is_empty()) {
         if output.len() > LONGEST_RESULT {
             let why = format!("its output is longer than {LONGEST_RESULT} bytes");
@@ -227,21 +228,30 @@ async fn run_job(
 struct Ended {
     status: std::process::ExitStatus,
     last_line: String,
-    /// What it wrote for the topic of results, up to a byte more than may be.
-    output: Vec<u8>,
+    /// What it wrote for the topic of results, up to a byte more than may be; or why that is not
+    /// all of it.
+    output: Result<Vec<u8>, String>,
 }
 
 /// Gives the message in, passes standard error on, and waits for the end.
 async fn attend(child: &mut Child, job: &Job) -> std::io::Result<Ended> {
     let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
     let stdout = child.stdout.take();
-    let (mut line, mut output) = (LastLine::default(), Vec::new());
+    let mut line = LastLine::default();
+    let mut output = Err("its output was not at its end when it had ended".to_owned());
     let gather = async {
-        if let Some(stdout) = stdout {
-            let mut bounded = stdout.take(LONGEST_RESULT as u64 + 1);
-            // What cannot be read is not there.
-            let _ = bounded.read_to_end(&mut output).await;
-        }
+        let mut bytes = Vec::new();
+        let read = match stdout {
+            Some(stdout) => {
+                let mut bounded = stdout.take(LONGEST_RESULT as u64 + 1);
+                bounded.read_to_end(&mut bytes).await
+            }
+            None => Ok(0),
+        };
+        output = match read {
+            Ok(_) => Ok(bytes),
+            Err(error) => Err(format!("its output cannot be read: {error}")),
+        };
     };
     let feed = async {
         if let (Some(mut stdin), Some(value)) = (stdin, &job.value) {
