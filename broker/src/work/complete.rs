@@ -365,7 +365,7 @@ impl Services {
         let (value, limit) = (Waiting::of(results).bytes, MAX_RESULT_BYTES_WAITING);
         if value > limit {
             return Err(Refusal::TooLarge {
-                what: "results, with what each takes beside its bytes,".into(),
+                what: "results".into(),
                 bytes: value,
                 limit,
             });

@@ -179,3 +179,35 @@ async fn results_of_all_groups_together_are_bounded() {
     work.note_results(other, 0);
     assert!(is_made(&scene.complete(&jobs[2], 1).await.unwrap()));
 }
+
+#[tokio::test]
+async fn a_step_with_results_is_refused_or_made_while_the_log_is_read_for_its_keys() {
+    let policy = Policy {
+        order: Order::PerKey,
+        on_key_failure: OnKeyFailure::ParkKey,
+        ..Policy::default()
+    };
+    let scene = Scene::new(1, policy.clone()).await;
+    scene.target(false).await;
+    scene.publish(0, 3_000).await;
+    let job = scene.lease(1_000).await.pop().unwrap();
+    // Another schedule, which has to be told of the whole log before it judges.
+    let priorities = Priorities::Strict;
+    scene
+        .change_policy(Policy {
+            priorities,
+            ..policy
+        })
+        .await;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let answer = scene.complete(&job, 1).await.unwrap();
+        match &answer.settled[0] {
+            Ok(()) => break assert!(is_made(&answer)),
+            Err(Refusal::Unavailable { .. }) => assert!(Instant::now() < until),
+            Err(other) => panic!("{other}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(scene.complete(&job, 1).await.unwrap().is_repeated);
+}
